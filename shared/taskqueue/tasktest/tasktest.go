@@ -1,0 +1,122 @@
+// Package tasktest starts the real Cloud Tasks emulator for tests. The program is
+// built from scripts/tools/cloud-tasks-emulator the first time (20 s on two
+// cores) and taken from Go's build cache afterwards.
+package tasktest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/coditect/platform/shared/citus/localpg/child"
+	"github.com/coditect/platform/shared/taskqueue"
+)
+
+// BinaryVariable names a ready-made emulator program, so that a test run builds it once.
+const BinaryVariable = "CODITECT_TASKS_EMULATOR_BIN"
+
+// QueueName is the queue that Start creates.
+const QueueName = "projects/dev/locations/local/queues/migration"
+
+// Emulator is one running emulator.
+type Emulator struct {
+	Addr string // host:port, stays the same over Restart
+	t    testing.TB
+	proc *child.Process
+	log  bytes.Buffer
+}
+
+// Start starts an emulator that ends with the test.
+func Start(t testing.TB) *Emulator {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	e := &Emulator{t: t, Addr: l.Addr().String()}
+	require.NoError(t, l.Close())
+	e.Restart()
+	t.Cleanup(e.Kill)
+	return e
+}
+
+// Config is the configuration of a queue in this emulator whose tasks go to stepURL.
+func (e *Emulator) Config(stepURL string) taskqueue.Config {
+	return taskqueue.Config{Emulator: e.Addr, Queue: QueueName, URL: stepURL}
+}
+
+// Open returns a queue whose tasks go to stepURL, at most eight at a time.
+func (e *Emulator) Open(stepURL string) *taskqueue.Queue {
+	e.t.Helper()
+	q, err := taskqueue.Open(context.Background(), e.Config(stepURL))
+	require.NoError(e.t, err)
+	e.t.Cleanup(func() { require.NoError(e.t, q.Close()) })
+	require.NoError(e.t, q.EnsureQueue(context.Background(), 8))
+	return q
+}
+
+// Kill is kill -9: the emulator forgets everything.
+func (e *Emulator) Kill() {
+	require.NoError(e.t, e.proc.KillGroup())
+	<-e.proc.Done()
+}
+
+// Restart starts a killed emulator at the same address. It knows no queue:
+// EnsureQueue again.
+func (e *Emulator) Restart() {
+	e.t.Helper()
+	program, err := build()
+	require.NoError(e.t, err)
+	host, port, err := net.SplitHostPort(e.Addr)
+	require.NoError(e.t, err)
+	cmd := exec.Command(program, "-host", host, "-port", port)
+	cmd.Stdout, cmd.Stderr = &e.log, &e.log
+	e.proc, err = child.Start(cmd, syscall.SIGKILL)
+	require.NoError(e.t, err)
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		if c, err := net.Dial("tcp", e.Addr); err == nil {
+			require.NoError(e.t, c.Close())
+			return
+		}
+		select {
+		case <-e.proc.Done():
+			e.t.Fatalf("the emulator ended while starting: %v: %s", e.proc.Err(), e.log.String())
+		case <-time.After(5 * time.Millisecond):
+			require.True(e.t, time.Now().Before(deadline), "the emulator does not listen")
+		}
+	}
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	if p := os.Getenv(BinaryVariable); p != "" {
+		return p, nil
+	}
+	mod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("tasktest: go env GOMOD: %w", err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(cache, "coditect", fmt.Sprintf("cloud-tasks-emulator-%d", os.Getpid()))
+	source := filepath.Join(filepath.Dir(strings.TrimSpace(string(mod))), "scripts", "tools", "cloud-tasks-emulator")
+	cmd := exec.Command("go", "build", "-o", program, "github.com/aertje/cloud-tasks-emulator")
+	cmd.Dir = source
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("tasktest: build the emulator in %s: %w: %s", source, err, out)
+	}
+	// Under one name for all, so that runs do not pile up copies; renamed into place
+	// because another test binary may be executing the old one.
+	shared := filepath.Join(cache, "coditect", "cloud-tasks-emulator")
+	return shared, os.Rename(program, shared)
+})
