@@ -130,10 +130,6 @@ func TestDiffSaysWhatDiffers(t *testing.T) {
 		ALTER TYPE b.mood ADD VALUE 'new'`)
 	cat, err := catalog.Read(t.Context(), conn, []string{"a", "b"})
 	require.NoError(t, err)
-	require.Equal(t, []string{
-		"type mood is sad, it's ok, happy, the template has sad, it's ok, happy, new",
-		`table Order: column select is mood NOT NULL DEFAULT 'sad'::mood, the template has mood NOT NULL DEFAULT 'happy'::mood`,
-	}, catalog.Diff(cat.Schemas["b"], cat.Schemas["a"])[:2])
 	require.ElementsMatch(t, []string{
 		"type mood is sad, it's ok, happy, new, the template has sad, it's ok, happy",
 		`table Order: column select is mood NOT NULL DEFAULT 'happy'::mood, the template has mood NOT NULL DEFAULT 'sad'::mood`,
