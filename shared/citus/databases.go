@@ -1,0 +1,194 @@
+// Package citus is the only door to tenant rows, and the only package that holds
+// database connections.
+//
+// [Databases] are the pools of one instance: green with the control tables, blue,
+// and foreign sources. A [Door] enters one tenant at a time: [Door.InTenant] finds
+// its home in the directory, opens a transaction there, sets the tenant for
+// row-level security, and hands out a [Tx] that can do nothing outside this
+// transaction or tenant. A tenant that moves meanwhile is followed to its new home.
+//
+// It works on plain PostgreSQL and on Citus; which of the two a database is, is
+// asked once per pool.
+package citus
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/coditect/platform/shared/fault"
+)
+
+// Names of the databases that are not foreign sources.
+const (
+	GreenDatabase = "green"
+	BlueDatabase  = "blue"
+)
+
+// Config says where the databases are. The tags are those of sethvargo/go-envconfig.
+type Config struct {
+	Green            string        `env:"CODITECT_GREEN_DSN,required"`                   // the green database: control tables and shared tenant tables
+	Blue             string        `env:"CODITECT_BLUE_DSN"`                             // our own schema-per-tenant database; may be absent
+	Sources          SourceDSNs    `env:"CODITECT_SOURCES"`                              // foreign databases: "name=dsn;name=dsn"
+	MaxConns         int32         `env:"CODITECT_MAX_CONNS,default=4"`                  // per database and instance
+	StatementTimeout time.Duration `env:"CODITECT_STATEMENT_TIMEOUT,default=5s"`         // of one statement inside a tenant
+	ReroutePatience  time.Duration `env:"CODITECT_REROUTE_PATIENCE,default=10s"`         // how long a call follows a tenant that is moving
+	StatementCache   int           `env:"CODITECT_STATEMENT_CACHE_CAPACITY,default=512"` // prepared statements per connection
+}
+
+// SourceDSNs maps the name of a foreign source to its connection string.
+type SourceDSNs map[string]string
+
+// EnvDecode reads "name=dsn;name=dsn".
+func (s *SourceDSNs) EnvDecode(val string) error {
+	m := SourceDSNs{}
+	for _, part := range strings.Split(val, ";") {
+		if strings.TrimSpace(part) == "" {
+			continue
+		}
+		name, dsn, ok := strings.Cut(part, "=")
+		name = strings.TrimSpace(name)
+		if !ok || name == "" || name == GreenDatabase || name == BlueDatabase {
+			return fmt.Errorf("CODITECT_SOURCES must be name=dsn;name=dsn, and no name may be %q or %q", GreenDatabase, BlueDatabase)
+		}
+		m[name] = strings.TrimSpace(dsn)
+	}
+	*s = m
+	return nil
+}
+
+// Databases are the connection pools of one instance, one per database, made when
+// first used. Safe for concurrent use.
+type Databases struct {
+	cfg Config
+	dsn map[string]string
+
+	mu    sync.Mutex
+	pools map[string]*Pool
+}
+
+// Pool is a pool of one database, and what is known of its server.
+type Pool struct {
+	*pgxpool.Pool
+	Name string
+
+	detect sync.Mutex
+	known  bool
+	citus  bool
+}
+
+// Open checks the configuration. It makes no round trip: an instance that is
+// started for a request that needs no database should not wait for one.
+func Open(_ context.Context, cfg Config) (*Databases, error) {
+	d := &Databases{cfg: cfg, dsn: map[string]string{GreenDatabase: cfg.Green}, pools: map[string]*Pool{}}
+	if cfg.Blue != "" {
+		d.dsn[BlueDatabase] = cfg.Blue
+	}
+	for name, dsn := range cfg.Sources {
+		d.dsn[name] = dsn
+	}
+	for name, dsn := range d.dsn {
+		if _, err := pgxpool.ParseConfig(dsn); err != nil {
+			return nil, fmt.Errorf("citus: connection string of database %q: %w", name, err)
+		}
+	}
+	if d.cfg.MaxConns <= 0 {
+		d.cfg.MaxConns = 4
+	}
+	if d.cfg.StatementTimeout <= 0 {
+		d.cfg.StatementTimeout = 5 * time.Second
+	}
+	if d.cfg.ReroutePatience <= 0 {
+		d.cfg.ReroutePatience = 10 * time.Second
+	}
+	if d.cfg.StatementCache <= 0 {
+		d.cfg.StatementCache = 512
+	}
+	return d, nil
+}
+
+// Names lists the databases, sorted.
+func (d *Databases) Names() []string {
+	var out []string
+	for n := range d.dsn {
+		out = append(out, n)
+	}
+	sort.Strings(out)
+	return out
+}
+
+// Has reports whether a database of this name is configured.
+func (d *Databases) Has(name string) bool { return d.dsn[name] != "" }
+
+// DSN returns a database's connection string, "" when there is none of this name.
+func (d *Databases) DSN(name string) string { return d.dsn[name] }
+
+// Pool returns the pool of a database: a fault when none of this name is configured.
+func (d *Databases) Pool(ctx context.Context, name string) (*Pool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.pools[name]; p != nil {
+		return p, nil
+	}
+	dsn := d.dsn[name]
+	if dsn == "" {
+		return nil, fault.Wrap(fmt.Errorf("no database %q; there are %s", name, strings.Join(d.Names(), ", ")),
+			fault.Internal, "database_unknown", "this function is not configured for the database that the tenant lives in")
+	}
+	cfg, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("citus: connection string of database %q: %w", name, err)
+	}
+	// Many small instances share the database: few connections each, given back soon, and not all at once.
+	cfg.MaxConns = d.cfg.MaxConns
+	cfg.MinConns = 0
+	cfg.MaxConnIdleTime = time.Minute
+	cfg.MaxConnLifetime = 5 * time.Minute
+	cfg.MaxConnLifetimeJitter = time.Minute
+	cfg.PingTimeout = 2 * time.Second
+	cfg.ConnConfig.ConnectTimeout = 5 * time.Second
+	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
+		cfg.ConnConfig.RuntimeParams["application_name"] = "coditect"
+	}
+	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
+	if err != nil {
+		return nil, fmt.Errorf("citus: database %q: %w", name, err)
+	}
+	p := &Pool{Pool: pool, Name: name}
+	d.pools[name] = p
+	return p, nil
+}
+
+// Control returns the pool of the green database for its control tables. Their
+// names are to be qualified: control.tenant.
+func (d *Databases) Control(ctx context.Context) (*Pool, error) { return d.Pool(ctx, GreenDatabase) }
+
+// Close closes all pools.
+func (d *Databases) Close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.pools {
+		p.Close()
+	}
+	d.pools = map[string]*Pool{}
+}
+
+// HasCitus reports whether the database uses the Citus extension. It asks once.
+func (p *Pool) HasCitus(ctx context.Context) (bool, error) {
+	p.detect.Lock()
+	defer p.detect.Unlock()
+	if p.known {
+		return p.citus, nil
+	}
+	err := p.QueryRow(ctx, `SELECT coditect.has_citus()`).Scan(&p.citus)
+	if err != nil {
+		return false, err
+	}
+	p.known = true
+	return p.citus, nil
+}
