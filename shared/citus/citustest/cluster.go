@@ -23,7 +23,7 @@ func theCluster(t testing.TB) *cluster {
 	servers.Lock()
 	defer servers.Unlock()
 	if servers.cluster == nil {
-		settings := map[string]string{"citus.shard_count": "8", "max_prepared_transactions": "100", "citus.enable_statistics_collection": "off"}
+		settings := map[string]string{"citus.shard_count": "8", "citus.node_conninfo": "sslmode=disable", "max_prepared_transactions": "100", "citus.enable_statistics_collection": "off"}
 		for k, v := range fast {
 			settings[k] = v
 		}

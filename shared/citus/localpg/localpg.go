@@ -258,6 +258,7 @@ func (s *Server) run(ctx context.Context) error {
 	}
 
 	cmd := exec.Command(filepath.Join(bin, "postgres"), s.arguments()...)
+	cmd.Env = append(os.Environ(), "HOME="+s.opts.Dir) // libpq inside the server (Citus) looks for certificates there
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.opts.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	// SIGQUIT is PostgreSQL's immediate shutdown; the next start recovers from WAL.

@@ -25,6 +25,9 @@ var Programs = sync.OnceValues(findPrograms)
 func findPrograms() (string, error) {
 	var candidates []string
 	if p, err := exec.LookPath("initdb"); err == nil {
+		if real, err := filepath.EvalSymlinks(p); err == nil { // the extensions are beside the real program
+			p = real
+		}
 		candidates = append(candidates, filepath.Dir(p))
 	}
 	for _, pattern := range []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin"} {
