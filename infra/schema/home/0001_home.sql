@@ -136,16 +136,49 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
+-- What a copy depends on: the tables and columns of a schema, in one short word. Two schemas of one shape are copied by
+-- the same statements.
+-- +goose StatementBegin
+CREATE FUNCTION coditect.shape(p_schema text) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT md5(coalesce(string_agg(format('%s.%s %s %s %s', c.relname, a.attname, y.typname, a.atttypmod, a.attgenerated), E'\n'
+                                   ORDER BY c.relname, a.attname), ''))
+        FROM pg_class c
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_type y ON y.oid = a.atttypid
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema) AND c.relkind IN ('r', 'p', 'f')
+$$;
+-- +goose StatementEnd
+
+-- Makes the fence of one tenant without raising it, so that raising it is short.
+-- +goose StatementBegin
+CREATE FUNCTION coditect.arm(p_schema text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    t name;
+BEGIN
+    PERFORM set_config('coditect.mover', 'on', true);
+    FOR t IN SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = p_schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+               AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = 'coditect_fence')
+             ORDER BY 1
+    LOOP
+        EXECUTE format('CREATE TRIGGER coditect_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I '
+            'FOR EACH STATEMENT EXECUTE FUNCTION coditect.refuse_write()', p_schema, t);
+        EXECUTE format('ALTER TABLE %I.%I DISABLE TRIGGER coditect_fence', p_schema, t);
+    END LOOP;
+END $$;
+-- +goose StatementEnd
+
 -- Raises the fence of one tenant, draining its writers, and returns what is fenced. Run it in a transaction of its own:
 -- the locks are held until it ends. Every table of the schema is listed here, under the gate's lock, not by the caller:
 -- a table made after the plan must not stay unfenced.
 -- +goose StatementBegin
 CREATE FUNCTION coditect.fence(p_tenant uuid, p_token bigint, p_lock_timeout_ms int)
-    RETURNS TABLE (fence_id bigint, tables name[]) LANGUAGE plpgsql AS $$
+    RETURNS TABLE (fence_id bigint, shape text) LANGUAGE plpgsql AS $$
 DECLARE
-    g   coditect.gate;
-    t   name;
-    rel text;
+    g      coditect.gate;
+    t      name;
+    rel    text;
+    tables name[];
 BEGIN
     PERFORM set_config('lock_timeout', p_lock_timeout_ms || 'ms', true);
     PERFORM set_config('coditect.mover', 'on', true);
@@ -164,11 +197,8 @@ BEGIN
         -- One statement, fixed order: it waits for open writers of all tables and lets nobody in behind it. Taken before
         -- CREATE TRIGGER, which would take the same locks one by one.
         EXECUTE 'LOCK TABLE ' || rel || ' IN SHARE ROW EXCLUSIVE MODE';
+        PERFORM coditect.arm(g.schema_name);
         FOREACH t IN ARRAY tables LOOP
-            IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = format('%I.%I', g.schema_name, t)::regclass AND tgname = 'coditect_fence') THEN
-                EXECUTE format('CREATE TRIGGER coditect_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %I.%I '
-                    'FOR EACH STATEMENT EXECUTE FUNCTION coditect.refuse_write()', g.schema_name, t);
-            END IF;
             -- ALWAYS: also for sessions that run as a replica.
             EXECUTE format('ALTER TABLE %I.%I ENABLE ALWAYS TRIGGER coditect_fence', g.schema_name, t);
         END LOOP;
@@ -177,7 +207,7 @@ BEGIN
             fence_id = CASE WHEN x.fenced THEN x.fence_id ELSE x.fence_id + 1 END
         WHERE x.tenant_id = p_tenant RETURNING x.fence_id INTO fence_id;
     PERFORM pg_logical_emit_message(true, 'coditect', format('fence %s %s', p_tenant, fence_id));
-    tables := coalesce(tables, '{}');
+    shape := coditect.shape(g.schema_name);
     RETURN NEXT;
 END $$;
 -- +goose StatementEnd
@@ -237,6 +267,7 @@ BEGIN
         EXECUTE v.body;
         latest := v.version;
     END LOOP;
+    PERFORM coditect.arm(s);
     INSERT INTO coditect.tenant_schema (tenant_id, schema_name, version) VALUES (p_tenant, s, latest);
     INSERT INTO coditect.gate (tenant_id, schema_name, epoch) VALUES (p_tenant, s, p_epoch);
     RETURN s;
@@ -264,6 +295,7 @@ BEGIN
     FOR v IN SELECT version, body FROM coditect.tenant_version WHERE version > have.version AND version <= p_version ORDER BY version LOOP
         EXECUTE v.body;
     END LOOP;
+    PERFORM coditect.arm(have.schema_name);
     UPDATE coditect.tenant_schema SET version = p_version WHERE tenant_id = p_tenant;
     RETURN true;
 END $$;
@@ -322,8 +354,9 @@ GRANT SELECT ON coditect.tenant_schema, coditect.tenant_version TO coditect_app;
 GRANT INSERT, DELETE ON coditect.gate TO coditect_app;
 GRANT UPDATE (suspended) ON coditect.gate TO coditect_app;
 REVOKE EXECUTE ON FUNCTION coditect.create_tenant(uuid, bigint), coditect.upgrade_tenant(uuid, bigint), coditect.drop_tenant(uuid),
-    coditect.fence(uuid, bigint, int), coditect.unfence(uuid, bigint, int), coditect.close_gates(uuid[], bigint[]) FROM PUBLIC;
+    coditect.arm(text), coditect.fence(uuid, bigint, int), coditect.unfence(uuid, bigint, int), coditect.close_gates(uuid[], bigint[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION coditect.create_tenant(uuid, bigint), coditect.drop_tenant(uuid) TO coditect_app, coditect_migrator;
+GRANT EXECUTE ON FUNCTION coditect.arm(text) TO coditect_owner, coditect_migrator;
 GRANT EXECUTE ON FUNCTION coditect.upgrade_tenant(uuid, bigint), coditect.fence(uuid, bigint, int), coditect.unfence(uuid, bigint, int),
     coditect.close_gates(uuid[], bigint[]) TO coditect_migrator;
 
