@@ -134,24 +134,7 @@ func (b *builder) actions(t *catalog.Table, k *catalog.Constraint, ref *scope) s
 		}
 		out.WriteString(" ON UPDATE " + word)
 	}
-	list := ""
-	if composite || len(k.DeleteColumns) > 0 {
-		columns := k.DeleteColumns
-		if len(columns) == 0 {
-			columns = k.Columns
-		}
-		list = " (" + quoteAll(columns) + ")" // so that tenant_id stays
-	}
-	switch k.OnDelete {
-	case "r":
-		out.WriteString(" ON DELETE RESTRICT")
-	case "c":
-		out.WriteString(" ON DELETE CASCADE")
-	case "n":
-		out.WriteString(" ON DELETE SET NULL" + list)
-	case "d":
-		out.WriteString(" ON DELETE SET DEFAULT" + list)
-	}
+	out.WriteString(b.onDelete(t, k, composite))
 	if k.Deferrable {
 		out.WriteString(" DEFERRABLE")
 	}
@@ -159,4 +142,34 @@ func (b *builder) actions(t *catalog.Table, k *catalog.Constraint, ref *scope) s
 		out.WriteString(" INITIALLY DEFERRED")
 	}
 	return out.String()
+}
+
+func (b *builder) onDelete(t *catalog.Table, k *catalog.Constraint, composite bool) string {
+	switch k.OnDelete {
+	case "r":
+		return " ON DELETE RESTRICT"
+	case "c":
+		return " ON DELETE CASCADE"
+	case "n", "d":
+	default:
+		return ""
+	}
+	word := map[string]string{"n": "SET NULL", "d": "SET DEFAULT"}[k.OnDelete]
+	// Citus looks at the key's columns only, not at the list of those that are set, and refuses.
+	if composite && b.o.Citus {
+		b.note(Note{
+			Code: "on_delete_dropped", Table: t.Name,
+			Message: fmt.Sprintf("table %s: foreign key %s loses ON DELETE %s, which Citus refuses: deleting a row that is still referred to is refused on green", t.Name, k.Name, word),
+			Action:  "let the application clear the reference first (Django does), or move to a green without Citus",
+		})
+		return ""
+	}
+	columns := k.DeleteColumns
+	if len(columns) == 0 && composite {
+		columns = k.Columns // so that tenant_id stays
+	}
+	if len(columns) == 0 {
+		return " ON DELETE " + word
+	}
+	return " ON DELETE " + word + " (" + quoteAll(columns) + ")"
 }

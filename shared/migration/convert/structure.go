@@ -193,12 +193,28 @@ func (b *builder) acceptable(s *scope, t *catalog.Table) bool {
 		if c.Sequence == "" && !c.Generated && strings.Contains(c.Default, "nextval(") {
 			refuse("foreign_sequence", "give the column a sequence in its own schema", "column %s takes its default from another schema's sequence (%s)", c.Name, c.Default)
 		}
+		if b.o.Citus && b.isMadeOfOwnRange(c.TypeOID) {
+			refuse("range_type", "use a built-in range type, leave the table out with exclude_tables, or move to a green without Citus",
+				"column %s has a range type of the application's own, which Citus cannot distribute", c.Name)
+		}
 		if c.Sequence != "" && b.o.Citus && b.isNarrowDomain(c) {
 			refuse("narrow_domain_key", "make the domain's base type bigint, or the column a plain integer",
 				"column %s is fed by a sequence and its type is a domain over a type of less than 8 bytes", c.Name)
 		}
 	}
 	return len(b.out.Notes) == before
+}
+
+func (b *builder) isMadeOfOwnRange(oid uint32) bool {
+	t := b.cat.Types[oid]
+	for t != nil && (t.Class == catalog.ArrayType || t.Class == catalog.Domain) {
+		if t.Class == catalog.Domain {
+			t = b.cat.Types[t.Base]
+		} else {
+			t = b.cat.Types[t.Elem]
+		}
+	}
+	return t != nil && (t.Class == catalog.RangeType || t.Class == catalog.MultirangeType) && t.Schema != "pg_catalog"
 }
 
 func (b *builder) isNarrowDomain(c *catalog.Column) bool {

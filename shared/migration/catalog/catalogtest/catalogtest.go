@@ -23,19 +23,15 @@ import (
 
 	"github.com/coditect/platform/shared/citus/localpg"
 	"github.com/coditect/platform/shared/schema"
-	"github.com/coditect/platform/shared/tenant"
 )
 
 var (
 	server = sync.OnceValues(func() (*localpg.Server, error) {
 		opts := localpg.Options{Settings: map[string]string{
-			"max_locks_per_transaction":                       "256",
-			"max_worker_processes":                            "32",
-			"citus.enable_statistics_collection":              "off",
-			"citus.shard_count":                               "4",
-			"citus.max_background_task_executors":             "1",
-			"citus.override_table_visibility":                 "off",
-			"citus.enable_local_reference_table_foreign_keys": "on",
+			"max_locks_per_transaction":          "256",
+			"max_worker_processes":               "32",
+			"citus.enable_statistics_collection": "off",
+			"citus.shard_count":                  "4",
 		}}
 		if localpg.HasCitus() {
 			opts.Preload = []string{"citus"}
@@ -175,7 +171,7 @@ func green(t testing.TB, citus bool) string {
 		Exec(t, Connect(t, dsn), fmt.Sprintf("CREATE EXTENSION citus; SELECT citus_set_coordinator_host('localhost', %d); "+
 			"SELECT citus_set_node_property('localhost', %d, 'shouldhaveshards', true)", s.Port(), s.Port()))
 	}
-	_, err := schema.ApplyHome(t.Context(), schema.Database{DSN: dsn, Name: "green", Kind: tenant.Green})
+	_, err := schema.ApplyGreen(t.Context(), dsn)
 	require.NoError(t, err)
 	return dsn
 }
