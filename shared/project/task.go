@@ -65,13 +65,13 @@ func (d *Date) ScanDate(v pgtype.Date) error {
 type Task struct {
 	ID          ID        `json:"id" format:"uuid"`
 	ProjectID   ID        `json:"project_id" format:"uuid"`
-	ParentID    *ID       `json:"parent_id" format:"uuid" doc:"The task this is a part of"`
+	ParentID    *ID       `json:"parent_id" format:"uuid" nullable:"true" doc:"The task this is a part of"`
 	Title       string    `json:"title"`
 	Description string    `json:"description"`
 	Status      Status    `json:"status" enum:"todo,in_progress,blocked,done,cancelled"`
 	Priority    int       `json:"priority" minimum:"0" maximum:"4" doc:"0 none, 1 low, 2 medium, 3 high, 4 urgent"`
-	Assignee    *string   `json:"assignee" doc:"The subject of whoever works on it"`
-	DueDate     *Date     `json:"due_date" format:"date"`
+	Assignee    *string   `json:"assignee" nullable:"true" doc:"The subject of whoever works on it"`
+	DueDate     *Date     `json:"due_date" format:"date" nullable:"true"`
 	Labels      []string  `json:"labels" nullable:"false"`
 	Version     int64     `json:"version" doc:"Grows with every change; the ETag is this number"`
 	CreatedAt   time.Time `json:"created_at"`
