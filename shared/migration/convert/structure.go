@@ -230,6 +230,10 @@ func (b *builder) column(s *scope, t *catalog.Table, c *catalog.Column) string {
 	line := catalog.Quote(c.Name) + " " + b.greenType(s, t, c)
 	if c.Collation != "" {
 		line += " COLLATE " + b.onGreen(s, t.Name, c.Collation)
+		// Built-in ones differ from server to server, too.
+		if name, ok := strings.CutPrefix(c.Collation, "pg_catalog."); ok {
+			b.need(Need{Schema: "pg_catalog", Name: catalog.Unquote(name), Table: t.Name})
+		}
 	}
 	if c.NotNull {
 		line += " NOT NULL"

@@ -3,6 +3,7 @@ package source
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"regexp"
@@ -26,9 +27,12 @@ func Load(path string) (*Source, error) {
 // Parse reads and checks the text of a source's file. Fields left out get their
 // defaults. Every error names the field and what is allowed.
 func Parse(text []byte) (*Source, error) {
+	if err := checkForm(text); err != nil {
+		return nil, err
+	}
 	s := &Source{}
 	if err := yaml.UnmarshalWithOptions(text, s, yaml.Strict()); err != nil {
-		return nil, explain(err)
+		return nil, notYAML(err)
 	}
 	if s.GreenSchema == "" {
 		s.GreenSchema = s.Name
@@ -39,54 +43,63 @@ func Parse(text []byte) (*Source, error) {
 	return s, nil
 }
 
-// explain turns the YAML library's errors into ours.
-func explain(err error) error {
-	var unknown *yaml.UnknownFieldError
-	if errors.As(err, &unknown) {
-		name := strings.Trim(strings.TrimPrefix(unknown.Message, "unknown field "), `"`)
-		return fault.BadField(name, "is no field of a source; allowed are %s", strings.Join(fieldNames(), ", "))
-	}
-	var twice *yaml.DuplicateKeyError
-	if errors.As(err, &twice) {
-		return fault.BadField(twice.Token.Value, "must be given once")
-	}
-	var wrong *yaml.TypeError
-	if errors.As(err, &wrong) {
-		name := "source"
-		if wrong.StructFieldName != nil {
-			name = yamlName(*wrong.StructFieldName)
-		}
-		return fault.BadField(name, "must be a %s", kindWord(wrong.DstType))
-	}
+func notYAML(err error) error {
 	return fault.Wrap(err, fault.Invalid, "source_not_yaml", "the source file is not valid YAML: %s", yaml.FormatError(err, false, false))
 }
 
-func fieldNames() []string {
-	var out []string
+// checkForm looks at names and forms of the fields before anything is decoded: the
+// decoder's own errors name a position, but not the field.
+func checkForm(text []byte) error {
+	var raw map[string]any
+	if err := yaml.Unmarshal(text, &raw); err != nil {
+		return notYAML(err)
+	}
+	known := map[string]reflect.Type{}
+	var names []string
 	for i := range reflect.TypeFor[Source]().NumField() {
-		out = append(out, reflect.TypeFor[Source]().Field(i).Tag.Get("yaml"))
+		f := reflect.TypeFor[Source]().Field(i)
+		names = append(names, f.Tag.Get("yaml"))
+		known[f.Tag.Get("yaml")] = f.Type
 	}
-	return out
+	for _, name := range slices.Sorted(maps.Keys(raw)) {
+		t, ok := known[name]
+		if !ok {
+			return fault.BadField(name, "is no field of a source; allowed are %s", strings.Join(names, ", "))
+		}
+		if word := wrongForm(raw[name], t); word != "" {
+			return fault.BadField(name, "must be a %s", word)
+		}
+	}
+	return nil
 }
 
-// yamlName translates "Source.GreenSchema".
-func yamlName(field string) string {
-	field = field[strings.LastIndex(field, ".")+1:]
-	if f, ok := reflect.TypeFor[Source]().FieldByName(field); ok {
-		return f.Tag.Get("yaml")
+// wrongForm says what a value should be, "" when it is.
+func wrongForm(value any, t reflect.Type) string {
+	if value == nil {
+		return ""
 	}
-	return field
-}
-
-func kindWord(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Slice:
-		return "list of texts"
+		list, ok := value.([]any)
+		if !ok || slices.ContainsFunc(list, notText) {
+			return "list of texts"
+		}
 	case reflect.Map:
-		return "map of table to reference or stay"
+		table, ok := value.(map[string]any)
+		if !ok || slices.ContainsFunc(slices.Collect(maps.Values(table)), notText) {
+			return "map of table to reference or stay"
+		}
 	default:
-		return "text"
+		if notText(value) {
+			return "text"
+		}
 	}
+	return ""
+}
+
+func notText(v any) bool {
+	_, ok := v.(string)
+	return !ok
 }
 
 var (

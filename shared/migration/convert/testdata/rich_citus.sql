@@ -319,5 +319,6 @@ ALTER TABLE "shop"."translation_use" ADD CONSTRAINT "translation_use_small_id_la
 -- on_update_dropped: table smaller: foreign key smaller_small_id_fkey loses ON UPDATE CASCADE: changing a referenced key is refused on green
 -- on_delete_dropped: table translation_use: foreign key translation_use_small_id_language_fkey loses ON DELETE SET NULL, which Citus refuses: deleting a row that is still referred to is refused on green
 -- needs
+-- pg_catalog.C
 -- public.gin_trgm_ops
 -- extension btree_gist

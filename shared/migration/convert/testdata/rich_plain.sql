@@ -342,5 +342,6 @@ ALTER TABLE "shop"."translation_use" ADD CONSTRAINT "translation_use_small_id_la
 -- identity_always: table Order: column id is GENERATED ALWAYS AS IDENTITY; on green it has a default, so a value given by the application is no longer refused
 -- foreign_key_dropped: table Order: foreign key Order_stays_id_fkey does not come along, because stays stays where it is
 -- needs
+-- pg_catalog.C
 -- public.gin_trgm_ops
 -- extension btree_gist
