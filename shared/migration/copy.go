@@ -1,0 +1,229 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/migration/convert"
+)
+
+// canonical are the settings under which a value has one text on both sides, and
+// the planner no reason for surprises: a fresh table has no statistics yet.
+// Literal SET LOCALs, each a message of its own, reach Citus workers too.
+var canonical = []string{
+	`SET LOCAL timezone = 'UTC'`, `SET LOCAL datestyle = 'ISO, YMD'`, `SET LOCAL intervalstyle = 'postgres'`, `SET LOCAL extra_float_digits = 1`,
+	`SET LOCAL bytea_output = 'hex'`, `SET LOCAL xmloption = 'content'`, `SET LOCAL jit = off`, `SET LOCAL statement_timeout = 0`,
+}
+
+// frozen begins a transaction that reads blue's frozen rows.
+func frozen(ctx context.Context, blue *citus.Pool, work func(tx pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, blue, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if err := execAll(ctx, tx, canonical); err != nil {
+			return err
+		}
+		return work(tx)
+	})
+}
+
+// onGreen begins a transaction on green that sees past row-level security and, when
+// it writes, holds the moves' rows and leaves foreign keys alone: the rows were
+// checked where they come from, and are checked once more by verify.
+func (m *Mover) onGreen(ctx context.Context, write []Move, work func(tx pgx.Tx) error) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		settings := append([]string{`SET LOCAL lock_timeout = '10s'`}, canonical...)
+		if write == nil {
+			// Without statistics the planner would rather read everybody's rows than a few tenants'.
+			settings = append(settings, `SET LOCAL enable_seqscan = off`)
+		}
+		if write != nil {
+			if err := lockFenced(ctx, tx, write); err != nil {
+				return err
+			}
+			settings = append(settings, `SET LOCAL session_replication_role = 'replica'`)
+		}
+		if err := execAll(ctx, tx, settings); err != nil {
+			return err
+		}
+		return work(tx)
+	})
+}
+
+// execAll runs statements without arguments in one round trip.
+func execAll(ctx context.Context, tx pgx.Tx, statements []string) error {
+	b := &pgx.Batch{}
+	for _, s := range statements {
+		b.Queue(s)
+	}
+	return tx.SendBatch(ctx, b).Close()
+}
+
+// copyGroup copies all rows of small tenants, table by table, many tenants in one
+// statement and one stream: it is round trips that make thousands of small tenants
+// slow. One transaction on green; rows of an earlier attempt are deleted in it.
+func (m *Mover) copyGroup(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) error {
+	return m.onGreen(ctx, moves, func(green pgx.Tx) error {
+		if err := purge(ctx, green, l, triedBefore(moves)); err != nil {
+			return err
+		}
+		return frozen(ctx, blue, func(from pgx.Tx) error {
+			for _, t := range l.Tables {
+				selects := make([]string, len(moves))
+				for i, v := range moves {
+					selects[i] = blueSelect(t, v)
+				}
+				if _, err := stream(ctx, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// stream pipes one query's rows into one of green's tables and counts them. Memory
+// is bounded by the pipe, whatever the size.
+func stream(ctx context.Context, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
+	format := "text"
+	if t.Binary {
+		format = "binary"
+	}
+	r, w := io.Pipe()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		_, err := from.PgConn().CopyTo(ctx, w, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
+		_ = w.CloseWithError(err) // nil is an end of file
+		if err != nil {
+			return fmt.Errorf("migration: read table %s: %w", t.Name, err)
+		}
+		return nil
+	})
+	var tag pgconn.CommandTag
+	g.Go(func() (err error) {
+		tag, err = to.PgConn().CopyFrom(ctx, r, fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT %s)", quoted(l.GreenSchema, t.Name), greenColumns(t), format))
+		_ = r.CloseWithError(err)
+		if err != nil {
+			return fmt.Errorf("migration: write table %s: %w", t.Name, err)
+		}
+		return nil
+	})
+	err := g.Wait()
+	return tag.RowsAffected(), err
+}
+
+// triedBefore lists the moves that an earlier step may have copied rows of.
+func triedBefore(moves []Move) []Move {
+	var out []Move
+	for _, v := range moves {
+		if v.Attempts > 1 {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// purge deletes green's rows of tenants that do not live there.
+func purge(ctx context.Context, green pgx.Tx, l convert.Layout, moves []Move) error {
+	if len(moves) == 0 {
+		return nil
+	}
+	b := &pgx.Batch{}
+	for i := len(l.Tables) - 1; i >= 0; i-- {
+		b.Queue(`DELETE FROM `+quoted(l.GreenSchema, l.Tables[i].Name)+` WHERE tenant_id = ANY($1)`, tenantsOf(moves))
+	}
+	b.Queue(`DELETE FROM control.copied WHERE tenant_id = ANY($1)`, tenantsOf(moves))
+	if err := green.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("migration: delete the rows of an earlier attempt: %w", err)
+	}
+	return nil
+}
+
+// copyBig copies one tenant that is too big for a step: page by page, each chunk in a
+// transaction of its own together with the position, so that the next step goes on
+// where this one stops. The pages stand still, for the tenant is fenced. It reports
+// whether everything is copied.
+func (m *Mover) copyBig(ctx context.Context, blue *citus.Pool, l convert.Layout, f fenced, stop func() bool) (bool, error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return false, err
+	}
+	done, err := progressOf(ctx, control, f)
+	if err != nil {
+		return false, err
+	}
+	if len(done) == 0 {
+		// Nothing was copied under this fence; what is there is from another.
+		if err := m.onGreen(ctx, []Move{f.Move}, func(tx pgx.Tx) error { return purge(ctx, tx, l, triedBefore([]Move{f.Move})) }); err != nil {
+			return false, err
+		}
+	}
+	for _, t := range l.Tables {
+		for page := done[t.Name]; page != allPages; {
+			if stop() {
+				return false, nil
+			}
+			if page, err = m.copyChunk(ctx, blue, l, t, f, page); err != nil {
+				return false, err
+			}
+			m.crash("chunk copied")
+		}
+	}
+	return true, nil
+}
+
+// allPages stands for "the whole table is copied".
+const allPages = -1
+
+// progressOf reads how far each table is: its next page, or allPages.
+func progressOf(ctx context.Context, db querier, f fenced) (map[string]int64, error) {
+	rows, err := db.Query(ctx, `SELECT table_name, CASE WHEN done THEN -1 ELSE next_page END FROM control.copied WHERE tenant_id = $1 AND fence_id = $2`, f.Tenant, f.FenceID)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int64{}
+	var (
+		name string
+		page int64
+	)
+	_, err = pgx.ForEachRow(rows, []any{&name, &page}, func() error { out[name] = page; return nil })
+	return out, err
+}
+
+// copyChunk copies the rows of some pages and returns the next page.
+func (m *Mover) copyChunk(ctx context.Context, blue *citus.Pool, l convert.Layout, t convert.Table, f fenced, page int64) (next int64, err error) {
+	err = m.onGreen(ctx, []Move{f.Move}, func(green pgx.Tx) error {
+		return frozen(ctx, blue, func(from pgx.Tx) error {
+			var pages int64
+			if err := from.QueryRow(ctx, `SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint`, quoted(f.Schema, t.Name)).Scan(&pages); err != nil {
+				return err
+			}
+			query := blueSelect(t, f.Move)
+			next = page + m.cfg.ChunkPages
+			if next >= pages {
+				next = allPages
+				query += fmt.Sprintf(` WHERE ctid >= '(%d,0)'`, page)
+			} else {
+				query += fmt.Sprintf(` WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)'`, page, next)
+			}
+			n, err := stream(ctx, from.Conn(), green.Conn(), l, t, query)
+			if err != nil {
+				return err
+			}
+			_, err = green.Exec(ctx, `INSERT INTO control.copied AS c (tenant_id, table_name, fence_id, next_page, rows, done) VALUES ($1, $2, $3, $4, $5, $6)
+				ON CONFLICT (tenant_id, table_name) DO UPDATE SET fence_id = excluded.fence_id, next_page = excluded.next_page,
+					rows = c.rows + excluded.rows, done = excluded.done`, f.Tenant, t.Name, f.FenceID, max(next, 0), n, next == allPages)
+			return err
+		})
+	})
+	return next, err
+}

@@ -1,0 +1,278 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/convert"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// moveGroup moves a few tenants of one shape: fence, copy, verify, flip. Their writers
+// wait from the first line to the last. It returns the moves that are now green.
+//
+// An error that belongs to one tenant undoes that tenant's move; any other leaves
+// the group as it is, fenced, for the next step.
+func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, moves []Move, stop func() bool) error {
+	group, err := m.fenceGroup(ctx, blue, shape, moves)
+	if err != nil || len(group) == 0 {
+		return err
+	}
+	frozen := movesOf(group)
+	var inBlue digests
+	work, workCtx := errgroup.WithContext(ctx)
+	work.Go(func() (err error) {
+		inBlue, err = blueDigests(workCtx, blue, l, frozen)
+		return err
+	})
+	finished := true
+	work.Go(func() (err error) {
+		if isBig(group, m.cfg) {
+			finished, err = m.copyBig(workCtx, blue, l, group[0], stop)
+			return err
+		}
+		return m.copyGroup(workCtx, blue, l, frozen)
+	})
+	if err := work.Wait(); err != nil || !finished {
+		return err
+	}
+	m.crash("copied")
+
+	inGreen, err := m.greenDigests(ctx, l, frozen)
+	if err != nil {
+		return err
+	}
+	if wrong := compare(l, frozen, inBlue, inGreen); len(wrong) > 0 {
+		return m.refuse(ctx, run, frozen, wrong)
+	}
+	m.crash("verified")
+
+	if err := m.moveSequences(ctx, blue, l, frozen); err != nil {
+		return err
+	}
+	if err := closeGates(ctx, blue, frozen); err != nil {
+		return err
+	}
+	m.crash("gates closed")
+
+	return m.flip(ctx, run, l, group, inGreen)
+}
+
+// fenceGroup raises the fences. A tenant whose writers hold on for too long is left
+// for a later step, and one whose schema is not what it was is undone.
+func (m *Mover) fenceGroup(ctx context.Context, blue *citus.Pool, shape string, moves []Move) ([]fenced, error) {
+	var group []fenced
+	for _, v := range moves {
+		f, err := m.raiseFence(ctx, blue, v)
+		switch {
+		case errors.Is(err, errOutdated):
+		case citus.StateOf(err) == lockNotAvailable:
+			if v.State == Fenced {
+				return nil, err
+			}
+			if err := m.setError(ctx, v, "a transaction of the tenant holds its tables for longer than the fence may wait; it is tried again"); err != nil {
+				return nil, err
+			}
+		case err != nil:
+			return nil, err
+		case f.Shape != shape:
+			f.Token = v.Token
+			if err := m.undo(ctx, f.Move, "mover", "the schema was changed after the run was planned; plan it again"); err != nil {
+				return nil, err
+			}
+		default:
+			group = append(group, f)
+		}
+	}
+	if len(group) == 0 {
+		return nil, nil
+	}
+	if err := m.markFenced(ctx, movesOf(group)); err != nil {
+		return nil, err
+	}
+	m.crash("fence recorded")
+	return group, nil
+}
+
+func movesOf(group []fenced) []Move {
+	out := make([]Move, len(group))
+	for i, f := range group {
+		out[i] = f.Move
+	}
+	return out
+}
+
+// isBig: a single tenant whose rows may take more than a step.
+func isBig(group []fenced, cfg Config) bool {
+	return len(group) == 1 && group[0].Bytes > cfg.GroupBytes
+}
+
+// flip changes the home of verified tenants: the directory, green's gate and the move
+// in one commit. Before it every tenant of the group lives in blue, after it in green.
+func (m *Mover) flip(ctx context.Context, run Run, l convert.Layout, group []fenced, rows digests) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	moves := movesOf(group)
+	counts := make([]int64, len(group))
+	for i, f := range group {
+		counts[i] = rows.rows(f.Tenant)
+	}
+	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		b := &pgx.Batch{}
+		expect := func(n *int64) func(tag pgconn.CommandTag) error {
+			return func(tag pgconn.CommandTag) error { *n = tag.RowsAffected(); return nil }
+		}
+		var moved, flipped, opened int64
+		b.Queue(`UPDATE control.move m SET state = 'green', green_at = clock_timestamp(), rows = x.rows, error = NULL, updated_at = clock_timestamp()
+			FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS x(tenant_id, token, rows)
+			WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id AND m.token = x.token AND m.state = 'fenced'`,
+			run.ID, tenantsOf(moves), tokensOf(moves), counts).Exec(expect(&moved))
+		b.Queue(`UPDATE control.tenant t SET home = 'green', database_name = 'green', schema_name = $2, epoch = t.epoch + 1, updated_at = clock_timestamp()
+			FROM control.move m WHERE m.run_id = $1 AND m.tenant_id = t.id AND t.id = ANY($3) AND t.home = 'blue' AND t.epoch = m.epoch`,
+			run.ID, l.GreenSchema, tenantsOf(moves)).Exec(expect(&flipped))
+		// A suspension during the move comes along: the directory's row was locked by the statement before.
+		b.Queue(`INSERT INTO coditect.gate (tenant_id, schema_name, epoch, suspended)
+			SELECT id, schema_name, epoch, status <> 'active' FROM control.tenant WHERE id = ANY($1)
+			ON CONFLICT (tenant_id) DO UPDATE SET schema_name = excluded.schema_name, epoch = excluded.epoch, suspended = excluded.suspended, closed = false`,
+			tenantsOf(moves)).Exec(expect(&opened))
+		b.Queue(`DELETE FROM control.copied WHERE tenant_id = ANY($1)`, tenantsOf(moves))
+		b.Queue(`INSERT INTO control.move_event (run_id, tenant_id, actor, event) SELECT $1, x, 'mover', 'green' FROM unnest($2::uuid[]) x`, run.ID, tenantsOf(moves))
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+		for _, n := range []int64{moved, flipped, opened} {
+			if err := oneEach(n, len(group), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("migration: flip: %w", err)
+	}
+	now := m.now()
+	m.crash("flipped")
+	pauses := make([]int64, len(group))
+	for i, f := range group {
+		pauses[i] = now.Sub(f.Since).Microseconds()
+	}
+	// For the report only: a crash before this line leaves the pause unknown.
+	_, err = control.Exec(ctx, `UPDATE control.move m SET pause_us = x.pause FROM unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, pause)
+		WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id`, run.ID, tenantsOf(moves), pauses)
+	return err
+}
+
+// refuse undoes the moves of tenants whose rows are not the same on both sides. The
+// others of the group are moved by the next step.
+func (m *Mover) refuse(ctx context.Context, run Run, moves []Move, wrong map[tenant.ID]string) error {
+	var errs []error
+	for _, v := range moves {
+		if why, ok := wrong[v.Tenant]; ok {
+			errs = append(errs, m.undo(ctx, v, "mover", "verification failed: "+why))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setError notes why a move is not further, for the operator to read.
+func (m *Mover) setError(ctx context.Context, v Move, why string) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = control.Exec(ctx, `UPDATE control.move SET error = $4, updated_at = clock_timestamp() WHERE run_id = $1 AND tenant_id = $2 AND token = $3`,
+		v.Run, v.Tenant, v.Token, why)
+	return err
+}
+
+// undo ends a move that is not green: the tenant stays in blue. Green's rows go in the
+// same commit as the state, so that nothing of an undone move can come back; then the
+// fence is lifted. A crash between the two leaves a fence that the sweeper lifts.
+func (m *Mover) undo(ctx context.Context, v Move, actor, why string) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	var claimed bool
+	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		// A new token: a step that is at work on this tenant loses it here.
+		err := tx.QueryRow(ctx, `UPDATE control.move SET state = 'blue', token = nextval('control.move_token'), error = $3, updated_at = clock_timestamp()
+			WHERE run_id = $1 AND tenant_id = $2 AND state IN ('planned', 'fenced') RETURNING token, fence_up`, v.Run, v.Tenant, why).
+			Scan(&v.Token, &claimed)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errOutdated
+		}
+		if err != nil {
+			return err
+		}
+		if claimed {
+			if err := purgeTenant(ctx, tx, v); err != nil {
+				return err
+			}
+		}
+		return note(ctx, tx, v.Run, &v.Tenant, actor, "undone", map[string]any{"why": why})
+	})
+	if err != nil {
+		return fmt.Errorf("migration: undo %s: %w", v.Tenant, err)
+	}
+	m.crash("undone")
+	if !claimed {
+		return nil // no step ever touched the tenant
+	}
+	return m.liftFence(ctx, v)
+}
+
+// purgeTenant deletes whatever green has of a tenant that lives in blue.
+func purgeTenant(ctx context.Context, tx pgx.Tx, v Move) error {
+	var green string
+	err := tx.QueryRow(ctx, `SELECT s.green_schema FROM control.source s JOIN control.run r ON r.source = s.name WHERE r.id = $1`, v.Run).Scan(&green)
+	if err != nil {
+		return err
+	}
+	rows, err := tx.Query(ctx, `SELECT c.relname FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p') AND NOT c.relispartition`, green)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if err := execAll(ctx, tx, []string{`SET LOCAL session_replication_role = 'replica'`}); err != nil {
+		return err
+	}
+	l := convert.Layout{GreenSchema: green}
+	for _, n := range names {
+		l.Tables = append(l.Tables, convert.Table{Name: n})
+	}
+	return purge(ctx, tx, l, []Move{v})
+}
+
+// isTenantsFault tells errors that trying again will not mend, and that so belong to
+// the tenant, from those of the moment.
+func isTenantsFault(err error) bool {
+	if fault.KindOf(err) == fault.Conflict || fault.KindOf(err) == fault.Invalid {
+		return true
+	}
+	state := citus.StateOf(err)
+	if len(state) < 2 {
+		return false
+	}
+	switch state[:2] {
+	case "22", "23", "42", "0A": // data, constraints, names and types, features
+		return true
+	}
+	return false
+}
+
+// pauseLimit is how long a tenant may stay fenced over all steps before it is undone.
+func pauseLimit(run Run) time.Duration { return max(4*run.MaxPause, time.Minute) }

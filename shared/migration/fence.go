@@ -1,0 +1,114 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/citus"
+)
+
+// fenced is a move whose fence is up.
+type fenced struct {
+	Move
+	FenceID int64     // rows copied under another fence prove nothing
+	Shape   string    // of the frozen schema
+	Since   time.Time // when the fence was asked for: the pause begins
+}
+
+// fencePatience is how often a fence is tried in one step while a long transaction
+// of a writer is in the way. Between two tries the writers behind it go on.
+const fencePatience = 3
+
+// raiseFence freezes one tenant: it waits for the open transactions of its writers
+// and refuses new ones. Reads go on. One short transaction in blue.
+func (m *Mover) raiseFence(ctx context.Context, blue *citus.Pool, v Move) (fenced, error) {
+	f := fenced{Move: v}
+	var err error
+	for range fencePatience {
+		f.Since = m.now()
+		err = blue.QueryRow(ctx, `SELECT fence_id, shape FROM coditect.fence($1, $2, $3)`, v.Tenant, v.Token, m.cfg.LockTimeout.Milliseconds()).
+			Scan(&f.FenceID, &f.Shape)
+		if citus.StateOf(err) != lockNotAvailable {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		m.crash("fence raised")
+		if v.FencedAt != nil {
+			f.Since = *v.FencedAt // an earlier step raised it: the pause began then
+		}
+		return f, nil
+	case citus.StateOf(err) == citus.StateOutdated:
+		return f, errOutdated
+	}
+	return f, fmt.Errorf("migration: fence %s: %w", v.Tenant, err)
+}
+
+const lockNotAvailable = "55P03" // lock_timeout
+
+// shapesOf returns the shapes of the moves' schemas, by schema.
+func (m *Mover) shapesOf(ctx context.Context, blue *citus.Pool, moves []Move) (map[string]string, error) {
+	b := &pgx.Batch{}
+	shapes := map[string]string{}
+	for _, v := range moves {
+		b.Queue(`SELECT coditect.shape($1)`, v.Schema).QueryRow(func(row pgx.Row) error {
+			var s string
+			err := row.Scan(&s)
+			shapes[v.Schema] = s
+			return err
+		})
+	}
+	if err := blue.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("migration: shapes of schemas: %w", err)
+	}
+	return shapes, nil
+}
+
+// arm makes one tenant's fence ready, not raised. A writer in the way is not waited
+// for: raising makes what is missing.
+func (m *Mover) arm(ctx context.Context, blue *citus.Pool, schema string) error {
+	err := pgx.BeginFunc(ctx, blue, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = '%dms'`, m.cfg.LockTimeout.Milliseconds())); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `SELECT coditect.arm($1)`, schema)
+		return err
+	})
+	if citus.StateOf(err) == lockNotAvailable {
+		return nil
+	}
+	return err
+}
+
+// liftFence lets the tenant's writers in again. A newer token's fence stays.
+func (m *Mover) liftFence(ctx context.Context, v Move) error {
+	blue, err := m.dbs.Pool(ctx, v.Database)
+	if err != nil {
+		return err
+	}
+	if _, err := blue.Exec(ctx, `SELECT coditect.unfence($1, $2, $3)`, v.Tenant, v.Token, 5000); err != nil {
+		if citus.StateOf(err) == citus.StateOutdated {
+			return errOutdated
+		}
+		return fmt.Errorf("migration: lift the fence of %s: %w", v.Tenant, err)
+	}
+	m.crash("fence lifted")
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = control.Exec(ctx, `UPDATE control.move SET fence_up = false WHERE run_id = $1 AND tenant_id = $2 AND token = $3`, v.Run, v.Tenant, v.Token)
+	return err
+}
+
+// closeGates sends readers away too: from now on until the flip, a moment later,
+// nobody enters these tenants.
+func closeGates(ctx context.Context, blue *citus.Pool, moves []Move) error {
+	var n int64
+	err := blue.QueryRow(ctx, `SELECT coditect.close_gates($1, $2)`, tenantsOf(moves), tokensOf(moves)).Scan(&n)
+	return oneEach(n, len(moves), err)
+}

@@ -1,0 +1,120 @@
+package migration
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// StepTask is the wake-up call for one batch of a run. It carries no state: what is
+// to be done stands in the control tables.
+type StepTask struct {
+	Run   uuid.UUID `json:"run"`
+	Batch int       `json:"batch"`
+	Step  int64     `json:"step"` // with run and batch, the task's name: the same step is enqueued once
+	After time.Time `json:"-"`    // not before; zero for at once
+}
+
+// Queue delivers wake-up calls at least once, in any order; shared/taskqueue does.
+type Queue interface {
+	EnqueueStep(ctx context.Context, t StepTask) error
+}
+
+// Config bounds what a step does. The tags are those of sethvargo/go-envconfig.
+type Config struct {
+	StepBudget   time.Duration `env:"CODITECT_STEP_BUDGET,default=10s"`          // a step begins nothing new after this; keep it well below the queue's dispatch deadline
+	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=12"`         // tenants that are fenced, copied and flipped together, at most
+	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=4194304"`      // and the bytes of their rows, at most (one tenant may exceed it alone)
+	ChunkPages   int64         `env:"CODITECT_CHUNK_PAGES,default=8192"`         // 8 kB pages of a big table copied in one transaction
+	LockTimeout  time.Duration `env:"CODITECT_FENCE_LOCK_TIMEOUT,default=150ms"` // how long the fence may queue behind a writer, and others behind it
+	MaxAttempts  int           `env:"CODITECT_MOVE_ATTEMPTS,default=12"`         // claims of one move before it is undone
+	Lease        time.Duration `env:"CODITECT_BATCH_LEASE,default=5s"`           // of a batch, renewed while its step lives
+}
+
+// withDefaults fills what a caller left zero.
+func (c Config) withDefaults() Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&c.StepBudget, 10*time.Second)
+	def(&c.LockTimeout, 150*time.Millisecond)
+	def(&c.Lease, 5*time.Second)
+	if c.GroupTenants <= 0 {
+		c.GroupTenants = 12
+	}
+	if c.GroupBytes <= 0 {
+		c.GroupBytes = 4 << 20
+	}
+	if c.ChunkPages <= 0 {
+		c.ChunkPages = 8192
+	}
+	if c.MaxAttempts <= 0 {
+		c.MaxAttempts = 12
+	}
+	return c
+}
+
+// Mover moves tenants. It holds no state of its own beside caches: any number of
+// them may work at the same time. Safe for concurrent use.
+type Mover struct {
+	dbs     *citus.Databases // of the migrator's role
+	queue   Queue
+	cfg     Config
+	layouts *layouts
+	now     func() time.Time
+	crash   func(point string) // tests kill the process here
+}
+
+// Option changes a Mover.
+type Option func(*Mover)
+
+// WithCrashPoints calls f at each named point, right after an effect has become
+// durable: tests kill the process there.
+func WithCrashPoints(f func(point string)) Option { return func(m *Mover) { m.crash = f } }
+
+// New returns a mover over databases that were opened with the migrator's role.
+func New(dbs *citus.Databases, queue Queue, cfg Config, opts ...Option) *Mover {
+	m := &Mover{dbs: dbs, queue: queue, cfg: cfg.withDefaults(), layouts: newLayouts(), now: time.Now, crash: func(string) {}}
+	for _, o := range opts {
+		o(m)
+	}
+	return m
+}
+
+// Run is one run as operators see it.
+type Run struct {
+	ID         uuid.UUID     `json:"id"`
+	Source     string        `json:"source"`
+	State      RunState      `json:"state"`
+	MaxPause   time.Duration `json:"-"`
+	CreatedBy  string        `json:"created_by"`
+	CreatedAt  time.Time     `json:"created_at"`
+	StartedAt  *time.Time    `json:"started_at,omitempty"`
+	FinishedAt *time.Time    `json:"finished_at,omitempty"`
+}
+
+// Move is one tenant's move.
+type Move struct {
+	Run      uuid.UUID
+	Tenant   tenant.ID
+	Batch    int
+	State    State
+	Epoch    int64
+	Token    int64
+	Attempts int
+	Bytes    int64
+	Rows     int64
+	FencedAt *time.Time
+	GreenAt  *time.Time
+	Pause    *time.Duration
+	Error    *string
+
+	Schema   string // the tenant's blue schema
+	Database string // the database it is in
+}

@@ -1,0 +1,106 @@
+package migration
+
+import (
+	"context"
+
+	"github.com/coditect/platform/shared/migration/preflight"
+	"github.com/coditect/platform/shared/migration/source"
+	"github.com/coditect/platform/shared/schema"
+)
+
+// Preflight is what a look before the start has found.
+type Preflight struct {
+	Source   string              `json:"source"`
+	Tenants  int                 `json:"tenants"`  // looked at
+	LeftOut  int                 `json:"left_out"` // of these, refused by name
+	Bytes    int64               `json:"bytes"`    // estimated, of those that can be moved
+	Findings []preflight.Finding `json:"findings"`
+}
+
+// summary names the first blockers, for an error message.
+func (p Preflight) summary() string {
+	out, n := "", 0
+	for _, f := range p.Findings {
+		if f.Severity == preflight.Warning {
+			continue
+		}
+		if n++; n > 5 {
+			return out + "; and more"
+		}
+		if out != "" {
+			out += "; "
+		}
+		out += f.Message
+	}
+	if out == "" {
+		return "there is none in blue"
+	}
+	return out
+}
+
+// Check looks for everything that would make the moves of a plan fail. It changes nothing.
+func (m *Mover) Check(ctx context.Context, p Plan) (Preflight, error) {
+	if err := p.check(); err != nil {
+		return Preflight{}, err
+	}
+	report, _, err := m.preflight(ctx, p)
+	return report, err
+}
+
+// preflight resolves the tenants of a checked plan and returns those that can be moved.
+func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, []candidate, error) {
+	report := Preflight{Source: p.Source, Findings: []preflight.Finding{}}
+	control, err := m.control(ctx)
+	if err != nil {
+		return report, nil, err
+	}
+	all, err := candidates(ctx, control, p)
+	if err != nil || len(all) == 0 {
+		return report, nil, err
+	}
+	report.Tenants = len(all)
+	in := preflight.Input{Green: control, GreenSchema: schema.GreenSchema, MaxPause: p.MaxPause}
+	if in.Blue, err = m.dbs.Pool(ctx, all[0].Database); err != nil {
+		return report, nil, err
+	}
+	if p.Source != platformSource {
+		if in.Source, err = descriptionOf(ctx, control, p.Source); err != nil {
+			return report, nil, err
+		}
+	}
+	for _, c := range all {
+		in.Tenants = append(in.Tenants, source.Tenant{ID: c.ID.String(), Schema: c.Schema, Name: c.Name})
+	}
+	found, err := preflight.Run(ctx, in)
+	if err != nil {
+		return report, nil, err
+	}
+	report.Findings = append(report.Findings, found.Findings...)
+	movable := m.movable(all, found, &report)
+	return report, movable, nil
+}
+
+// movable leaves out the tenants that a finding stops; one that stops the source stops all.
+func (m *Mover) movable(all []candidate, found *preflight.Report, report *Preflight) []candidate {
+	stopped := map[string]bool{}
+	for _, f := range found.Findings {
+		if f.Severity != preflight.Warning {
+			stopped[f.Schema] = true
+		}
+	}
+	size := map[string]int64{}
+	for _, e := range found.Estimates {
+		size[e.Schema] = e.Bytes
+	}
+	var out []candidate
+	for _, c := range all {
+		if stopped[""] || stopped[c.Schema] {
+			report.LeftOut++
+			continue
+		}
+		c.bytes = size[c.Schema]
+		report.Bytes += c.bytes
+		out = append(out, c)
+	}
+	return out
+}

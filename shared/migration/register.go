@@ -1,0 +1,201 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/catalog"
+	"github.com/coditect/platform/shared/migration/convert"
+	"github.com/coditect/platform/shared/migration/source"
+	"github.com/coditect/platform/shared/schema"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// Registration makes a foreign database a source of tenants.
+type Registration struct {
+	Source *source.Source
+	Blue   string // the foreign database, as a role that may make a schema in it and give rights on its tables
+	Green  string // the green database, as a role that may make schemas and act as coditect_owner
+}
+
+// Registered is what a registration found and did.
+type Registered struct {
+	Template string         `json:"template"` // the schema whose structure green's tables have
+	Tenants  int            `json:"tenants"`
+	SQL      string         `json:"sql"` // green's tables, for review
+	Notes    []convert.Note `json:"notes"`
+	Applied  int            `json:"applied"` // statements run now; 0 when all was there
+	Remarks  []string       `json:"remarks"` // what could not be done in the foreign database, and what follows
+}
+
+// Review derives green's tables from the source and returns their SQL, changing nothing.
+func (r Registration) Review(ctx context.Context) (Registered, error) {
+	out, _, _, err := r.derive(ctx)
+	return out, err
+}
+
+// Apply makes green's tables, installs gate and fence in the foreign database, and
+// enters its tenants into the directory: from then on the platform serves them where
+// they are, and can move them. It may be applied again, for example to enter new
+// tenants; what is there stays as it is.
+func (r Registration) Apply(ctx context.Context) (Registered, error) {
+	out, plan, tenants, err := r.derive(ctx)
+	if err != nil {
+		return out, err
+	}
+	blue, green, err := r.connect(ctx)
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = blue.Close(ctx); _ = green.Close(ctx) }()
+	home, err := schema.ApplyHome(ctx, schema.Database{DSN: r.Blue, Name: r.Source.Name, Kind: tenant.Blue})
+	if err != nil {
+		return out, err
+	}
+	out.Remarks = home.Notes
+	if out.Applied, err = convert.Apply(ctx, green, plan); err != nil {
+		return out, err
+	}
+	if err := copyReferences(ctx, blue, green, plan.Layout); err != nil {
+		return out, err
+	}
+	// The file's own choice of template may be left open; the one that was taken is kept.
+	described := *r.Source
+	described.TemplateSchema = out.Template
+	if _, err := green.Exec(ctx, `INSERT INTO control.source (name, green_schema, descriptor) VALUES ($1, $2, $3)
+		ON CONFLICT (name) DO UPDATE SET green_schema = excluded.green_schema, descriptor = excluded.descriptor`,
+		r.Source.Name, plan.Layout.GreenSchema, described); err != nil {
+		return out, fmt.Errorf("migration: record source %s: %w", r.Source.Name, err)
+	}
+	return out, enterTenants(ctx, blue, green, r.Source, tenants)
+}
+
+func (r Registration) connect(ctx context.Context) (blue, green *pgx.Conn, err error) {
+	if blue, err = pgx.Connect(ctx, r.Blue); err != nil {
+		return nil, nil, fmt.Errorf("migration: connect to source %s: %w", r.Source.Name, err)
+	}
+	if green, err = pgx.Connect(ctx, r.Green); err != nil {
+		_ = blue.Close(ctx)
+		return nil, nil, fmt.Errorf("migration: connect to green: %w", err)
+	}
+	return blue, green, nil
+}
+
+func (r Registration) derive(ctx context.Context) (Registered, *convert.Conversion, []source.Tenant, error) {
+	var out Registered
+	blue, green, err := r.connect(ctx)
+	if err != nil {
+		return out, nil, nil, err
+	}
+	defer func() { _ = blue.Close(ctx); _ = green.Close(ctx) }()
+	tenants, err := r.Source.Tenants(ctx, blue)
+	if err != nil {
+		return out, nil, nil, err
+	}
+	out.Tenants = len(tenants)
+	if out.Template = r.Source.TemplateSchema; out.Template == "" {
+		if out.Template, err = mostCommon(ctx, blue, tenants); err != nil {
+			return out, nil, nil, err
+		}
+	}
+	cat, err := catalog.Read(ctx, blue, []string{out.Template, "public"})
+	if err != nil {
+		return out, nil, nil, err
+	}
+	var isCitus bool
+	if err := green.QueryRow(ctx, `SELECT coditect.has_citus()`).Scan(&isCitus); err != nil {
+		return out, nil, nil, err
+	}
+	plan, err := convert.Convert(cat, out.Template, convert.OptionsOf(r.Source, isCitus))
+	if err != nil {
+		return out, nil, nil, err
+	}
+	out.SQL, out.Notes = plan.SQL(), plan.Notes
+	return out, plan, tenants, nil
+}
+
+// mostCommon picks the structure that most tenants have.
+func mostCommon(ctx context.Context, blue *pgx.Conn, tenants []source.Tenant) (string, error) {
+	schemas := make([]string, len(tenants))
+	for i, t := range tenants {
+		schemas[i] = t.Schema
+	}
+	cat, err := catalog.Read(ctx, blue, schemas)
+	if err != nil {
+		return "", err
+	}
+	if best := cat.MostCommon(nil); best != "" {
+		return best, nil
+	}
+	return "", fault.BadField("template_schema", "must be given: none of the tenants' schemas exists")
+}
+
+// copyReferences fills green's reference tables once; rows that are there stay.
+func copyReferences(ctx context.Context, blue, green *pgx.Conn, l convert.Layout) error {
+	for _, t := range l.References {
+		var filled bool
+		if err := green.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+quoted(l.PublicSchema, t.Name)+`)`).Scan(&filled); err != nil {
+			return err
+		}
+		if filled {
+			continue
+		}
+		t.HasTenantColumn = true // it has none, and none is to be added
+		into := convert.Layout{GreenSchema: l.PublicSchema}
+		if _, err := stream(ctx, blue, green, into, t, blueSelect(t, Move{Schema: t.Schema})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enterTenants gives the platform's roles their rights on the tenants' schemas, and
+// enters the tenants into the gate and the directory. A tenant that is there stays
+// where it is: it may have moved.
+func enterTenants(ctx context.Context, blue, green *pgx.Conn, s *source.Source, tenants []source.Tenant) error {
+	for _, t := range tenants {
+		var exists bool
+		if err := blue.QueryRow(ctx, `SELECT to_regnamespace(quote_ident($1)) IS NOT NULL`, t.Schema).Scan(&exists); err != nil {
+			return err
+		}
+		if !exists {
+			continue // the preflight names it
+		}
+		id := tenant.ImportedID(s.Name, t.Schema)
+		name := quoted(t.Schema)
+		if _, err := blue.Exec(ctx, fmt.Sprintf(`GRANT USAGE ON SCHEMA %[1]s TO coditect_app, coditect_migrator, coditect_readonly;
+			GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %[1]s TO coditect_app, coditect_migrator;
+			GRANT SELECT ON ALL TABLES IN SCHEMA %[1]s TO coditect_readonly;
+			GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %[1]s TO coditect_app, coditect_migrator`, name), pgx.QueryExecModeSimpleProtocol); err != nil {
+			return fmt.Errorf("migration: rights on schema %s: %w", t.Schema, err)
+		}
+		if _, err := blue.Exec(ctx, `INSERT INTO coditect.gate (tenant_id, schema_name, epoch) VALUES ($1, $2, 1) ON CONFLICT (tenant_id) DO NOTHING`, id, t.Schema); err != nil {
+			return err
+		}
+		if _, err := green.Exec(ctx, `INSERT INTO control.tenant (id, name, slug, source, home, database_name, schema_name, status)
+			VALUES ($1, left($2, 200), left($3, 128), $4, 'blue', $4, $5, 'active') ON CONFLICT (id) DO NOTHING`,
+			id, t.Name, s.Name+"-"+t.Schema, s.Name, t.Schema); err != nil {
+			return fmt.Errorf("migration: enter tenant %s: %w", t.Schema, err)
+		}
+	}
+	// Whoever raises the fence must be able to act as the tables' owners.
+	rows, err := blue.Query(ctx, `SELECT DISTINCT r.rolname FROM coditect.gate g JOIN pg_namespace n ON n.nspname = g.schema_name
+		JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') JOIN pg_roles r ON r.oid = c.relowner
+		WHERE NOT r.rolsuper AND NOT pg_has_role('coditect_migrator', r.oid, 'MEMBER')`)
+	if err != nil {
+		return err
+	}
+	owners, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, o := range owners {
+		if _, err := blue.Exec(ctx, `GRANT `+quoted(o)+` TO coditect_migrator`); err != nil {
+			return fmt.Errorf("migration: let the migrator act as %s: %w", o, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/migration/convert"
+)
+
+// Green has one sequence for all tenants of a source where blue has one for each.
+// It must be past the greatest of blue's before the first of these tenants writes
+// there: an id given again would collide under (tenant_id, id).
+//
+// A sequence has no "raise to at least": reading it and setting it are two steps,
+// between which others draw from it. So a small gap is closed by drawing from it,
+// which never goes back, and a great one by setting it sequenceMargin further than
+// needed: going back would take as many draws between the two statements.
+const (
+	drawAtMost     = 10_000
+	sequenceMargin = 1_000_000
+)
+
+// moveSequences brings green's sequences past those of the fenced tenants.
+func (m *Mover) moveSequences(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) error {
+	if len(l.Sequences) == 0 {
+		return nil
+	}
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	need, err := blueSequences(ctx, blue, l, moves)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	have := make([]int64, len(l.Sequences))
+	for i, s := range l.Sequences {
+		b.Queue(`SELECT last_value FROM ` + quoted(l.GreenSchema, s.Green)).QueryRow(func(row pgx.Row) error { return row.Scan(&have[i]) })
+	}
+	if err := control.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("migration: read green's sequences: %w", err)
+	}
+	for i, s := range l.Sequences {
+		gap := need[i] - have[i]
+		if s.Increment < 0 {
+			gap = -gap
+		}
+		switch name := quoted(l.GreenSchema, s.Green); {
+		case gap <= 0:
+		case gap <= drawAtMost:
+			_, err = control.Exec(ctx, `SELECT max(nextval($1::regclass)) FROM generate_series(1, $2::bigint)`, name, gap/max(abs(s.Increment), 1)+1)
+		default:
+			margin := int64(sequenceMargin) * s.Increment
+			if _, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, need[i]+margin); citus.StateOf(err) == "22003" {
+				_, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, need[i]) // too near its end for a margin
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("migration: move sequence %s: %w", s.Green, err)
+		}
+	}
+	return nil
+}
+
+func abs(n int64) int64 {
+	if n < 0 {
+		return -n
+	}
+	return n
+}
+
+// blueSequences reads the furthest value that any of the tenants has drawn from each sequence.
+func blueSequences(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) ([]int64, error) {
+	statements := make([]string, len(l.Sequences))
+	for i, s := range l.Sequences {
+		selects := make([]string, len(moves))
+		for j, v := range moves {
+			// One that was never drawn from gives its first value next.
+			selects[j] = fmt.Sprintf(`SELECT CASE WHEN is_called THEN last_value ELSE last_value - (%d) END AS v FROM %s`, s.Increment, quoted(v.Schema, s.Blue))
+		}
+		furthest := "max"
+		if s.Increment < 0 {
+			furthest = "min"
+		}
+		statements[i] = fmt.Sprintf(`SELECT %d, %s(v) FROM (%s) x`, i, furthest, strings.Join(selects, " UNION ALL "))
+	}
+	rows, err := blue.Query(ctx, strings.Join(statements, " UNION ALL "), pgx.QueryExecModeExec)
+	if err != nil {
+		return nil, fmt.Errorf("migration: read blue's sequences: %w", err)
+	}
+	need := make([]int64, len(l.Sequences))
+	var (
+		i int
+		v int64
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&i, &v}, func() error { need[i] = v; return nil }); err != nil {
+		return nil, fmt.Errorf("migration: read blue's sequences: %w", err)
+	}
+	return need, nil
+}

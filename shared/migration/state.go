@@ -1,0 +1,49 @@
+package migration
+
+// State is where one tenant's move stands. The table control.move has the same
+// list as a CHECK.
+type State string
+
+// The states.
+const (
+	Planned    State = "planned"     // nothing was changed yet
+	Copying    State = "copying"     // online way: rows are copied while the tenant is written
+	CatchingUp State = "catching_up" // online way: changes since the copy are applied
+	Fenced     State = "fenced"      // blue takes no writes
+	Green      State = "green"       // the tenant lives in green
+	FencedBack State = "fenced_back" // green takes no writes, on the way back
+	Blue       State = "blue"        // undone or rolled back: the tenant lives in blue
+	Finalised  State = "finalised"   // the blue schema is gone: no way back
+)
+
+// transitions is the whole state machine; what is not here does not happen.
+var transitions = map[State][]State{
+	Planned:    {Copying, Fenced, Blue},
+	Copying:    {CatchingUp, Blue},
+	CatchingUp: {Fenced, Blue},
+	Fenced:     {Green, Blue},
+	Green:      {FencedBack, Finalised},
+	FencedBack: {Blue, Green},
+}
+
+// Can reports whether a move may go from one state to another in one change.
+func (s State) Can(to State) bool {
+	for _, t := range transitions[s] {
+		if t == to {
+			return true
+		}
+	}
+	return false
+}
+
+// RunState is where a run stands.
+type RunState string
+
+// The states of a run.
+const (
+	Running    RunState = "running"
+	Paused     RunState = "paused"
+	Cancelling RunState = "cancelling" // the moves that are not green yet are being undone
+	Cancelled  RunState = "cancelled"
+	Done       RunState = "done" // every move is green or blue
+)

@@ -1,0 +1,318 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/fault"
+)
+
+// Step does a bounded piece of one batch: group after group, until the batch is done,
+// the run is paused, or the budget is used up; in the last case it enqueues the next
+// step. It may be called at any time, any number of times, by anyone.
+//
+// A fault of kind Unavailable, code "batch_busy", says that another step is at work
+// on the batch: the queue is to deliver the task again. Any other error too is one to
+// repeat; what belongs to a tenant undoes that tenant's move and is no error here.
+func (m *Mover) Step(ctx context.Context, t StepTask) error {
+	run, err := m.runOf(ctx, t)
+	if err != nil || run.State == Paused || run.State == Done || run.State == Cancelled {
+		return err
+	}
+	release, err := m.lease(ctx, t)
+	if err != nil || release == nil {
+		return err
+	}
+	defer release()
+	deadline := m.now().Add(m.cfg.StepBudget)
+	stop := func() bool { return m.now().After(deadline) || ctx.Err() != nil }
+	s := &step{m: m, task: t, alone: map[string]bool{}, stop: stop}
+	finished, progress, err := s.work(ctx)
+	if err != nil {
+		return err
+	}
+	release()
+	if finished {
+		return m.finishBatch(ctx, t)
+	}
+	var after time.Time
+	if !progress {
+		after = m.now().Add(time.Second) // writers hold on: let them finish
+	}
+	return m.enqueueNext(ctx, t, after)
+}
+
+func (m *Mover) runOf(ctx context.Context, t StepTask) (Run, error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return Run{}, err
+	}
+	return getRun(ctx, control, t.Run)
+}
+
+// step is one call of Step.
+type step struct {
+	m     *Mover
+	task  StepTask
+	alone map[string]bool // schemas whose group failed: moved one by one, to find the one to blame
+	stop  func() bool
+}
+
+// work moves groups until there is nothing left or the budget is used up.
+func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
+	for first := true; first || !s.stop(); first = false {
+		run, err := s.m.runOf(ctx, s.task)
+		if err != nil || run.State == Paused {
+			return true, progress, err // resuming enqueues the batch again
+		}
+		control, err := s.m.control(ctx)
+		if err != nil {
+			return false, progress, err
+		}
+		open, err := openMoves(ctx, control, run.ID, s.task.Batch)
+		if err != nil || len(open) == 0 {
+			return true, progress, err
+		}
+		if open, err = s.drop(ctx, run, open); err != nil {
+			return false, progress, err
+		}
+		if len(open) == 0 {
+			continue
+		}
+		before := len(s.alone)
+		if err := s.moveSome(ctx, run, open); err != nil {
+			return false, progress, err
+		}
+		left, err := openMoves(ctx, control, run.ID, s.task.Batch)
+		if err != nil {
+			return false, progress, err
+		}
+		if len(left) == len(open) && len(s.alone) == before {
+			return false, progress, nil // nothing moved: not now
+		}
+		progress = true
+	}
+	return false, progress, nil
+}
+
+// drop undoes the moves that are not to go on.
+func (s *step) drop(ctx context.Context, run Run, open []Move) ([]Move, error) {
+	var keep []Move
+	for _, v := range open {
+		why := ""
+		switch {
+		case run.State == Cancelling:
+			why = "the run was cancelled"
+		case v.FencedAt != nil && s.m.now().Sub(*v.FencedAt) > pauseLimit(run):
+			why = fmt.Sprintf("the tenant was fenced for longer than %v: writes go on in blue", pauseLimit(run))
+		case v.Attempts >= s.m.cfg.MaxAttempts:
+			why = fmt.Sprintf("given up after %d attempts", v.Attempts)
+			if v.Error != nil {
+				why += ": " + *v.Error
+			}
+		default:
+			keep = append(keep, v)
+			continue
+		}
+		if err := s.m.undo(ctx, v, "mover", why); err != nil && !errors.Is(err, errOutdated) {
+			return nil, err
+		}
+	}
+	return keep, nil
+}
+
+// moveSome picks a group and moves it.
+func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
+	m := s.m
+	group := s.pick(open)
+	blue, err := m.dbs.Pool(ctx, group[0].Database)
+	if err != nil {
+		return err
+	}
+	shapes, err := m.shapesOf(ctx, blue, group)
+	if err != nil {
+		return err
+	}
+	shape := shapes[group[0].Schema]
+	l, err := m.layoutFor(ctx, run.Source, blue, group[0].Schema, shape)
+	if isTenantsFault(err) {
+		return ignoreOutdated(m.undo(ctx, group[0], "mover", messageOf(err)))
+	}
+	if err != nil {
+		return err
+	}
+	same := group[:0]
+	for _, v := range group {
+		if shapes[v.Schema] == shape {
+			same = append(same, v)
+		}
+	}
+	if run.Source != platformSource { // ours are made with their fences
+		for _, v := range same {
+			if err := m.arm(ctx, blue, v.Schema); err != nil {
+				return err
+			}
+		}
+	}
+	claimed, err := m.claim(ctx, same)
+	if err != nil || len(claimed) == 0 {
+		return err
+	}
+	m.crash("claimed")
+	return s.blame(ctx, claimed, m.moveGroup(ctx, run, blue, l, shape, claimed, s.stop))
+}
+
+// pick takes the first moves that together are small enough.
+func (s *step) pick(open []Move) []Move {
+	var (
+		group []Move
+		bytes int64
+	)
+	for _, v := range open {
+		if len(group) > 0 && (s.alone[v.Schema] || s.alone[group[0].Schema] || v.Database != group[0].Database ||
+			bytes+v.Bytes > s.m.cfg.GroupBytes || len(group) == s.m.cfg.GroupTenants) {
+			continue
+		}
+		group = append(group, v)
+		bytes += v.Bytes
+	}
+	return group
+}
+
+// blame finds whose fault a group's error is. A single tenant's is undone; a group is
+// tried again one by one; what is nobody's fault is repeated by the queue.
+func (s *step) blame(ctx context.Context, group []Move, err error) error {
+	var diff *mismatch
+	switch {
+	case err == nil, errors.Is(err, errOutdated):
+		return nil
+	case errors.As(err, &diff):
+		for _, v := range group {
+			if v.Tenant == diff.tenant {
+				return ignoreOutdated(s.m.undo(ctx, v, "mover", "verification failed: "+messageOf(err)))
+			}
+		}
+		return err
+	case !isTenantsFault(err):
+		return err
+	case len(group) == 1:
+		return ignoreOutdated(s.m.undo(ctx, group[0], "mover", messageOf(err)))
+	}
+	for _, v := range group {
+		s.alone[v.Schema] = true
+	}
+	return nil
+}
+
+func ignoreOutdated(err error) error {
+	if errors.Is(err, errOutdated) {
+		return nil
+	}
+	return err
+}
+
+// messageOf is what an operator reads of an error.
+func messageOf(err error) string {
+	if f := fault.As(err); f != nil {
+		return f.Message
+	}
+	return err.Error()
+}
+
+// lease makes others stay away from a batch while this step is at work on it. It
+// saves work and proves nothing. A nil release: the batch is done.
+func (m *Mover) lease(ctx context.Context, t StepTask) (release func(), err error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var token int64
+	err = control.QueryRow(ctx, `UPDATE control.batch SET lease_token = nextval('control.move_token'), lease_until = clock_timestamp() + $3::interval
+		WHERE run_id = $1 AND number = $2 AND NOT done AND (lease_until IS NULL OR lease_until < clock_timestamp()) RETURNING lease_token`,
+		t.Run, t.Batch, m.cfg.Lease).Scan(&token)
+	if errors.Is(err, pgx.ErrNoRows) {
+		var done bool
+		if err := control.QueryRow(ctx, `SELECT done FROM control.batch WHERE run_id = $1 AND number = $2`, t.Run, t.Batch).Scan(&done); err != nil || done {
+			return nil, err
+		}
+		f := fault.New(fault.Unavailable, "batch_busy", "another step is at work on batch %d", t.Batch)
+		f.RetryAfter = m.cfg.Lease
+		return nil, f
+	}
+	if err != nil {
+		return nil, err
+	}
+	beat, cancel := context.WithCancel(ctx)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		m.renew(beat, control, t, token)
+	}()
+	released := false
+	return func() {
+		if released {
+			return
+		}
+		released = true
+		cancel()
+		<-stopped
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_, _ = control.Exec(ctx, `UPDATE control.batch SET lease_until = NULL WHERE run_id = $1 AND number = $2 AND lease_token = $3`, t.Run, t.Batch, token)
+	}, nil
+}
+
+// renew keeps a lease until ctx ends.
+func (m *Mover) renew(ctx context.Context, control *citus.Pool, t StepTask, token int64) {
+	tick := time.NewTicker(m.cfg.Lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_, _ = control.Exec(ctx, `UPDATE control.batch SET lease_until = clock_timestamp() + $4::interval WHERE run_id = $1 AND number = $2 AND lease_token = $3`,
+				t.Run, t.Batch, token, m.cfg.Lease)
+		}
+	}
+}
+
+// enqueueNext names the next step and puts it into the queue. A crash in between
+// leaves it to the sweeper.
+func (m *Mover) enqueueNext(ctx context.Context, t StepTask, after time.Time) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	err = control.QueryRow(ctx, `UPDATE control.batch SET step = step + 1, enqueued_at = clock_timestamp() WHERE run_id = $1 AND number = $2 AND NOT done RETURNING step`,
+		t.Run, t.Batch).Scan(&t.Step)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.crash("step named")
+	t.After = after
+	return m.queue.EnqueueStep(ctx, t)
+}
+
+// finishBatch marks a batch without open moves as done, and the run with its last batch.
+func (m *Mover) finishBatch(ctx context.Context, t StepTask) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = control.Exec(ctx, `UPDATE control.batch b SET done = true WHERE run_id = $1 AND number = $2
+		AND NOT EXISTS (SELECT FROM control.move m WHERE m.run_id = b.run_id AND m.batch = b.number AND m.state IN ('planned', 'fenced'))`, t.Run, t.Batch)
+	if err != nil {
+		return err
+	}
+	m.crash("batch done")
+	return m.finishRun(ctx, t.Run)
+}

@@ -1,0 +1,230 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// Swept says what a sweep found to do.
+type Swept struct {
+	Enqueued int `json:"enqueued"` // batches whose task was lost
+	Lifted   int `json:"lifted"`   // fences that a crash left up over an undone move
+	Finished int `json:"finished"` // runs whose last batch was done
+}
+
+// Sweep does what a crash has left undone. Call it every few seconds: Cloud Scheduler
+// does in production. Two sweeps at once are harmless. A batch is enqueued again when
+// no step holds its lease and its last task is older than patience.
+func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error) {
+	var out Swept
+	control, err := m.control(ctx)
+	if err != nil {
+		return out, err
+	}
+	rows, err := control.Query(ctx, `SELECT b.run_id, b.number FROM control.batch b JOIN control.run r ON r.id = b.run_id
+		WHERE r.state IN ('running', 'cancelling') AND NOT b.done AND (b.lease_until IS NULL OR b.lease_until < clock_timestamp())
+		  AND (b.enqueued_at IS NULL OR b.enqueued_at < clock_timestamp() - $1::interval) ORDER BY b.run_id, b.number LIMIT 1000`, patience)
+	if err != nil {
+		return out, fmt.Errorf("migration: sweep: %w", err)
+	}
+	due, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t StepTask, err error) { return t, row.Scan(&t.Run, &t.Batch) })
+	if err != nil {
+		return out, fmt.Errorf("migration: sweep: %w", err)
+	}
+	for _, t := range due {
+		if err := m.enqueueNext(ctx, t, time.Time{}); err != nil {
+			return out, err
+		}
+		out.Enqueued++
+	}
+	if out.Lifted, err = m.liftLeft(ctx); err != nil {
+		return out, err
+	}
+	out.Finished, err = m.finishRuns(ctx)
+	return out, err
+}
+
+// liftLeft lifts fences of undone moves.
+func (m *Mover) liftLeft(ctx context.Context) (n int, err error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return 0, err
+	}
+	// The undo that is at work right now lifts its fence itself: leave it a moment.
+	rows, err := control.Query(ctx, `SELECT `+moveColumns+` FROM control.move m JOIN control.tenant t ON t.id = m.tenant_id
+		WHERE m.state = 'blue' AND m.fence_up AND m.updated_at < clock_timestamp() - interval '2 seconds' LIMIT 1000`)
+	if err != nil {
+		return 0, err
+	}
+	left, err := pgx.CollectRows(rows, scanMove)
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	for _, v := range left {
+		err := m.liftFence(ctx, v)
+		if errors.Is(err, errOutdated) {
+			// A newer run has fenced it since: not ours to lift.
+			_, err = control.Exec(ctx, `UPDATE control.move SET fence_up = false WHERE run_id = $1 AND tenant_id = $2 AND state = 'blue'`, v.Run, v.Tenant)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		n++
+	}
+	return n, errors.Join(errs...)
+}
+
+// finishRuns ends the runs whose batches are all done.
+func (m *Mover) finishRuns(ctx context.Context) (n int, err error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return 0, err
+	}
+	rows, err := control.Query(ctx, `SELECT id FROM control.run r WHERE state IN ('running', 'cancelling')
+		AND NOT EXISTS (SELECT FROM control.batch b WHERE b.run_id = r.id AND NOT b.done)`)
+	if err != nil {
+		return 0, err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		if err := m.finishRun(ctx, id); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// finishRun ends a run whose batches are all done; any other it leaves alone.
+func (m *Mover) finishRun(ctx context.Context, id uuid.UUID) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		var state string
+		err := tx.QueryRow(ctx, `UPDATE control.run r SET state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'done' END, finished_at = clock_timestamp()
+			WHERE id = $1 AND state IN ('running', 'cancelling') AND NOT EXISTS (SELECT FROM control.batch b WHERE b.run_id = r.id AND NOT b.done)
+			RETURNING state`, id).Scan(&state)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return note(ctx, tx, id, nil, "mover", state, nil)
+	})
+}
+
+// Counts are a run's moves by state.
+type Counts map[State]int64
+
+// Failure is a tenant that is not green, and why.
+type Failure struct {
+	Tenant tenant.ID `json:"tenant"`
+	Schema string    `json:"schema"`
+	State  State     `json:"state"`
+	Error  string    `json:"error"`
+}
+
+// Pauses are the write pauses of a run's green tenants, from the request for the fence
+// to the flip, in milliseconds.
+type Pauses struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+// Status is a run and how far it is.
+type Status struct {
+	Run
+	Tenants   int64     `json:"tenants"`
+	Counts    Counts    `json:"counts"`
+	RowsMoved int64     `json:"rows_moved"`
+	Pause     Pauses    `json:"pause_ms"`
+	Seconds   float64   `json:"seconds"` // since the start, until the end
+	Failed    []Failure `json:"failed"`  // at most 100
+}
+
+// Inspect reads how far a run is.
+func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
+	s := Status{Counts: Counts{}, Failed: []Failure{}}
+	control, err := m.control(ctx)
+	if err != nil {
+		return s, err
+	}
+	if s.Run, err = getRun(ctx, control, id); err != nil {
+		return s, err
+	}
+	if s.StartedAt != nil {
+		end := m.now()
+		if s.FinishedAt != nil {
+			end = *s.FinishedAt
+		}
+		s.Seconds = end.Sub(*s.StartedAt).Seconds()
+	}
+	b := &pgx.Batch{}
+	b.Queue(`SELECT state, count(*), coalesce(sum(rows) FILTER (WHERE state = 'green'), 0)::bigint FROM control.move WHERE run_id = $1 GROUP BY state`, id).
+		Query(func(rows pgx.Rows) error {
+			var (
+				state  State
+				n, cnt int64
+			)
+			_, err := pgx.ForEachRow(rows, []any{&state, &n, &cnt}, func() error {
+				s.Counts[state], s.Tenants, s.RowsMoved = n, s.Tenants+n, s.RowsMoved+cnt
+				return nil
+			})
+			return err
+		})
+	b.Queue(`SELECT coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY p), 0), coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY p), 0), coalesce(max(p), 0)::float8
+		FROM (SELECT pause_us / 1000.0 AS p FROM control.move WHERE run_id = $1 AND state = 'green' AND pause_us IS NOT NULL) x`, id).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&s.Pause.P50, &s.Pause.P99, &s.Pause.Max) })
+	b.Queue(`SELECT m.tenant_id, t.schema_name, m.state, m.error FROM control.move m JOIN control.tenant t ON t.id = m.tenant_id
+		WHERE m.run_id = $1 AND m.error IS NOT NULL AND m.state <> 'green' ORDER BY m.tenant_id LIMIT 100`, id).
+		Query(func(rows pgx.Rows) (err error) {
+			s.Failed, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Failure])
+			return err
+		})
+	return s, control.SendBatch(ctx, b).Close()
+}
+
+// List returns the newest runs, at most limit of them, older than before (the zero
+// UUID: from the newest).
+func (m *Mover) List(ctx context.Context, before uuid.UUID, limit int) ([]Run, error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if before == uuid.Nil {
+		before = uuid.Max
+	}
+	rows, err := control.Query(ctx, `SELECT id FROM control.run WHERE id < $1 ORDER BY id DESC LIMIT $2`, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, err
+	}
+	out := []Run{}
+	for _, id := range ids {
+		r, err := getRun(ctx, control, id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}

@@ -1,0 +1,161 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/convert"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// digest sums up one tenant's rows of one table. The sums are of two independent
+// 64-bit hashes of each row's canonical text and do not depend on the order of rows;
+// unlike an exclusive or, they see a row that is there twice.
+type digest struct {
+	Rows   int64
+	H0, H1 string // decimal; a sum of 64-bit hashes may be wider
+}
+
+// digests are those of a group: by table, then tenant. A tenant without rows is absent.
+type digests map[string]map[tenant.ID]digest
+
+func (d digests) add(table string, id tenant.ID, v digest) {
+	if d[table] == nil {
+		d[table] = map[tenant.ID]digest{}
+	}
+	d[table][id] = v
+}
+
+// rows counts a tenant's rows over all tables.
+func (d digests) rows(id tenant.ID) (n int64) {
+	for _, byTenant := range d {
+		n += byTenant[id].Rows
+	}
+	return n
+}
+
+const sums = `count(*), sum(hashtextextended(r, 0))::text, sum(hashtextextended(r, 1))::text`
+
+// blueDigests computes the digests of frozen tenants, one statement a table for all
+// of them, all statements in one round trip. They hold the tenants' schemas in their
+// text and will not come again, so they are not prepared.
+func blueDigests(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) (digests, error) {
+	statements := make([]string, len(l.Tables))
+	for i, t := range l.Tables {
+		selects := make([]string, len(moves))
+		for j, v := range moves {
+			selects[j] = fmt.Sprintf(`SELECT %d AS i, %s AS r FROM %s`, j, rowText(t), quoted(v.Schema, t.Name))
+		}
+		statements[i] = `SELECT i, ` + sums + ` FROM (` + strings.Join(selects, " UNION ALL ") + `) x GROUP BY i`
+	}
+	out := digests{}
+	err := frozen(ctx, blue, func(tx pgx.Tx) error {
+		results, err := tx.Conn().PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
+		if err != nil {
+			return err
+		}
+		for i, r := range results {
+			for _, row := range r.Rows {
+				j, err := strconv.Atoi(string(row[0]))
+				if err != nil {
+					return err
+				}
+				n, err := strconv.ParseInt(string(row[1]), 10, 64)
+				if err != nil {
+					return err
+				}
+				out.add(l.Tables[i].Name, moves[j].Tenant, digest{Rows: n, H0: string(row[2]), H1: string(row[3])})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("migration: hash blue: %w", err)
+	}
+	return out, nil
+}
+
+// greenDigests computes the same over committed rows of green.
+func (m *Mover) greenDigests(ctx context.Context, l convert.Layout, moves []Move) (digests, error) {
+	out := digests{}
+	err := m.onGreen(ctx, nil, func(tx pgx.Tx) error {
+		b := &pgx.Batch{}
+		for _, t := range l.Tables {
+			b.Queue(fmt.Sprintf(`SELECT tenant_id, %s FROM (SELECT tenant_id, %s AS r FROM %s WHERE tenant_id = ANY($1)) x GROUP BY tenant_id`,
+				sums, rowText(t), quoted(l.GreenSchema, t.Name)), tenantsOf(moves)).Query(func(rows pgx.Rows) error {
+				var (
+					id tenant.ID
+					d  digest
+				)
+				_, err := pgx.ForEachRow(rows, []any{&id, &d.Rows, &d.H0, &d.H1}, func() error { out.add(t.Name, id, d); return nil })
+				return err
+			})
+		}
+		for _, k := range l.ForeignKeys {
+			b.Queue(orphans(l, k), tenantsOf(moves)).Query(func(rows pgx.Rows) error {
+				var id tenant.ID
+				_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+					return &mismatch{id, fault.New(fault.Conflict, "orphaned_rows", "tenant %s, table %s: a row refers by %s to a row of %s that does not exist", id, k.Table, k.Name, k.RefTable)}
+				})
+				return err
+			})
+		}
+		return tx.SendBatch(ctx, b).Close()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("migration: verify green: %w", err)
+	}
+	return out, nil
+}
+
+// orphans is the anti-join that proves one foreign key: rows were copied with the
+// keys' triggers off.
+func orphans(l convert.Layout, k convert.ForeignKey) string {
+	on := []string{}
+	if !k.RefPublic {
+		on = append(on, "p.tenant_id = c.tenant_id")
+	}
+	set := make([]string, len(k.Columns))
+	for i, c := range k.Columns {
+		on = append(on, fmt.Sprintf("p.%s = c.%s", quoted(k.RefColumns[i]), quoted(c)))
+		set[i] = "c." + quoted(c) + " IS NOT NULL"
+	}
+	ref := quoted(l.GreenSchema, k.RefTable)
+	if k.RefPublic {
+		ref = quoted(l.PublicSchema, k.RefTable)
+	}
+	return fmt.Sprintf(`SELECT c.tenant_id FROM %s c LEFT JOIN %s p ON %s WHERE c.tenant_id = ANY($1) AND %s AND p.%s IS NULL LIMIT 1`,
+		quoted(l.GreenSchema, k.Table), ref, strings.Join(on, " AND "), strings.Join(set, " AND "), quoted(k.RefColumns[0]))
+}
+
+// mismatch is a difference between blue and green: this tenant must not be flipped.
+type mismatch struct {
+	tenant tenant.ID
+	error
+}
+
+func (e *mismatch) Unwrap() error { return e.error }
+
+// compare returns what differs, by tenant; a tenant that is not in it is identical.
+func compare(l convert.Layout, moves []Move, blue, green digests) map[tenant.ID]string {
+	out := map[tenant.ID]string{}
+	for _, t := range l.Tables {
+		for _, v := range moves {
+			b, g := blue[t.Name][v.Tenant], green[t.Name][v.Tenant]
+			switch {
+			case b == g:
+			case b.Rows != g.Rows:
+				out[v.Tenant] = fmt.Sprintf("table %s has %d rows in blue and %d in green", t.Name, b.Rows, g.Rows)
+			default:
+				out[v.Tenant] = fmt.Sprintf("table %s has %d rows on both sides, but their contents differ", t.Name, b.Rows)
+			}
+		}
+	}
+	return out
+}
