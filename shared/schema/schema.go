@@ -173,6 +173,15 @@ END $$`)
 	if err != nil {
 		return fmt.Errorf("schema: colocation anchor: %w", err)
 	}
+	// Rights on parameters are not distributed by themselves; a worker that is added later gets them when this is applied again.
+	var failed int
+	if err := conn.QueryRow(ctx, `SELECT count(*) FROM run_command_on_workers('GRANT SET ON PARAMETER session_replication_role TO coditect_migrator') WHERE NOT success`).
+		Scan(&failed); err != nil {
+		return fmt.Errorf("schema: the migrator's right to copy, on workers: %w", err)
+	}
+	if failed > 0 {
+		return fmt.Errorf("schema: the migrator's right to copy could not be given on %d workers", failed)
+	}
 	// Row-level security reaches the shards by a SET LOCAL that rides on the worker's BEGIN, and only for roles that
 	// propagate it. The migrator's session_replication_role must reach them too.
 	for _, role := range []string{"coditect_app", "coditect_readonly", "coditect_migrator"} {
