@@ -37,7 +37,7 @@ const constraintQuery = `
 SELECT k.conrelid, k.conname, k.contype::text,
        ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY u(num, pos)
              JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num ORDER BY u.pos),
-       pg_get_constraintdef(k.oid), k.condeferrable, k.condeferred, k.convalidated,
+       coalesce(pg_get_constraintdef(k.oid), ''), k.condeferrable, k.condeferred, k.convalidated,
        coalesce(fn.nspname, ''), coalesce(fc.relname, ''),
        ARRAY(SELECT a.attname FROM unnest(k.confkey) WITH ORDINALITY u(num, pos)
              JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.pos),
@@ -54,7 +54,7 @@ WHERE n.nspname = ANY ($1)
 ORDER BY k.conrelid, k.conname`
 
 const indexQuery = `
-SELECT i.indrelid, ic.relname, am.amname, i.indisunique, i.indisvalid AND i.indisready, pg_get_indexdef(i.indexrelid)
+SELECT i.indrelid, ic.relname, am.amname, i.indisunique, i.indisvalid AND i.indisready, coalesce(pg_get_indexdef(i.indexrelid), '')
 FROM pg_namespace n
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
 JOIN pg_index i ON i.indrelid = c.oid

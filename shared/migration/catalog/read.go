@@ -137,7 +137,8 @@ func (r *reader) constraint(rows pgx.Rows) error {
 	if k.Type == ForeignKey && k.RefSchema == r.home[table] {
 		k.RefSchema = Self
 	}
-	if t := r.tables[table]; t != nil {
+	// PostgreSQL prints definitions as of now, rows as of the query's start: a dropped one has none.
+	if t := r.tables[table]; t != nil && k.Definition != "" {
 		t.Constraints = append(t.Constraints, k)
 	}
 	return nil
@@ -151,7 +152,7 @@ func (r *reader) index(rows pgx.Rows) error {
 		return err
 	}
 	t := r.tables[table]
-	if t == nil {
+	if t == nil || def == "" {
 		return nil
 	}
 	// The table's name is quoted by the same rules on both sides of this cut.

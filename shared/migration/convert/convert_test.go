@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration/catalog"
@@ -147,7 +148,51 @@ func TestRich(t *testing.T) {
 		golden(t, name, c.SQL()+"\n-- notes\n-- "+strings.Join(notes, "\n-- ")+"\n-- needs\n-- "+strings.Join(needs, "\n-- ")+"\n")
 		require.Equal(t, len(c.Statements), apply(t, conn, c))
 		require.Zero(t, apply(t, conn, c))
+		if citus {
+			shardsAreAlike(t, conn)
+		}
 	})
+}
+
+// shardsAreAlike proves that what Citus made of the constraints on the shards, which
+// are what writes meet, is what was asked for.
+func shardsAreAlike(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	catalogtest.Exec(t, conn, "SET citus.override_table_visibility = off")
+	rows, err := conn.Query(t.Context(), `SELECT DISTINCT regexp_replace(conname, '_\d+$', '') || ': ' || regexp_replace(pg_get_constraintdef(oid), '_\d{6,}', '', 'g')
+		FROM pg_constraint WHERE connamespace = 'shop'::regnamespace AND conname ~ '^(one_code|Order_number_key|booking_room_during_excl|up|Order_country_id_fkey)_\d+$' ORDER BY 1`)
+	require.NoError(t, err)
+	got, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"Order_country_id_fkey: FOREIGN KEY (country_id) REFERENCES shop_public.country(id) ON DELETE SET NULL",
+		"Order_number_key: UNIQUE (tenant_id, number) DEFERRABLE INITIALLY DEFERRED",
+		"booking_room_during_excl: EXCLUDE USING gist (tenant_id WITH =, room WITH =, during WITH &&) WHERE ((room > 0)) DEFERRABLE",
+		"one_code: UNIQUE NULLS NOT DISTINCT (tenant_id, code) INCLUDE (total)",
+		`up: FOREIGN KEY (tenant_id, parent) REFERENCES shop."Order"(tenant_id, id) DEFERRABLE`,
+	}, got)
+	var def string
+	require.NoError(t, conn.QueryRow(t.Context(), `SELECT DISTINCT regexp_replace(indexdef, '_\d{6,}', '', 'g') FROM pg_indexes WHERE schemaname = 'shop' AND indexname ~ '^lower_name_\d+$'`).Scan(&def))
+	require.Equal(t, `CREATE UNIQUE INDEX lower_name ON shop."Order" USING btree (tenant_id, lower(name) text_pattern_ops DESC NULLS LAST) INCLUDE (total) WHERE ("select" = 'it''s ok'::shop.mood)`, def)
+}
+
+// Two applies at once: each statement is run by one of them.
+func TestApplyTwiceAtOnce(t *testing.T) {
+	blue := catalogtest.Blue(t, `CREATE SCHEMA a CREATE TABLE t (id serial PRIMARY KEY, name text) CREATE INDEX i ON t (name)`)
+	dsn := catalogtest.Green(t)
+	c, err := convert.Convert(read(t, blue, "a"), "a", convert.Options{GreenSchema: "s"})
+	require.NoError(t, err)
+	var ran [2]int
+	var g errgroup.Group
+	for i := range ran {
+		conn := catalogtest.Connect(t, dsn)
+		g.Go(func() (err error) {
+			ran[i], err = convert.Apply(t.Context(), conn, c)
+			return err
+		})
+	}
+	require.NoError(t, g.Wait())
+	require.Equal(t, len(c.Statements), ran[0]+ran[1])
 }
 
 // Another structure is refused, with what differs, before anything changes.
