@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"sync"
 
 	"github.com/coditect/platform/shared/tenant"
@@ -132,7 +130,7 @@ func (j *Journal) apply(l line) {
 	}
 }
 
-// expected returns the versions a row may have now.
+// allows reports whether a row may have the version now, and which was acknowledged last.
 func (j *Journal) allows(k Key, version int) (bool, int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -143,15 +141,15 @@ func (j *Journal) allows(k Key, version int) (bool, int) {
 	return version == r.acked || r.open[version], r.acked
 }
 
-// Tenants lists the tenants that were written to.
-func (j *Journal) Tenants() []tenant.ID {
+// targets lists what was written to: keys without a token.
+func (j *Journal) targets() map[Key]bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	set := map[tenant.ID]bool{}
+	set := map[Key]bool{}
 	for k := range j.rows {
-		set[k.Tenant] = true
+		set[Key{Tenant: k.Tenant, Kind: k.Kind}] = true
 	}
-	return slices.Collect(maps.Keys(set))
+	return set
 }
 
 // Found is what the databases hold: the versions of all rows with a key. More

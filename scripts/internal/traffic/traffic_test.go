@@ -81,7 +81,7 @@ func TestJournalSurvives(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, third.Check(Found{k: {1}}).Clean())
 	require.Equal(t, 1, third.Check(Found{}).Lost)
-	require.Equal(t, []tenant.ID{k.Tenant}, third.Tenants())
+	require.Equal(t, map[Key]bool{{Tenant: k.Tenant, Kind: "task"}: true}, third.targets())
 }
 
 func TestTextRoundTrip(t *testing.T) {
