@@ -3,6 +3,7 @@ package migration_test
 import (
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,7 +41,11 @@ type inbox struct {
 	tasks []migration.StepTask
 }
 
-func (q *inbox) EnqueueStep(_ context.Context, t migration.StepTask) error {
+func (q *inbox) EnqueueStep(_ context.Context, _ string, body []byte, _ time.Time) error {
+	var t migration.StepTask
+	if err := json.Unmarshal(body, &t); err != nil {
+		return err
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.tasks = append(q.tasks, t)

@@ -2,6 +2,8 @@ package migration
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,12 +18,23 @@ type StepTask struct {
 	Run   uuid.UUID `json:"run"`
 	Batch int       `json:"batch"`
 	Step  int64     `json:"step"` // with run and batch, the task's name: the same step is enqueued once
-	After time.Time `json:"-"`    // not before; zero for at once
 }
 
-// Queue delivers wake-up calls at least once, in any order; shared/taskqueue does.
+// Queue delivers wake-up calls at least once, in any order: it POSTs body to the
+// step function, not before after (zero: at once). Enqueueing a name again is
+// success and adds nothing. *taskqueue.Queue is one.
 type Queue interface {
-	EnqueueStep(ctx context.Context, t StepTask) error
+	EnqueueStep(ctx context.Context, name string, body []byte, after time.Time) error
+}
+
+// enqueue puts a step into the queue.
+func (m *Mover) enqueue(ctx context.Context, t StepTask, after time.Time) error {
+	body, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	// The part that differs comes first: the service stores such names faster.
+	return m.queue.EnqueueStep(ctx, fmt.Sprintf("%d-%d-%s", t.Batch, t.Step, t.Run), body, after)
 }
 
 // Config bounds what a step does. The tags are those of sethvargo/go-envconfig.

@@ -150,7 +150,7 @@ func (m *Mover) Start(ctx context.Context, p Plan) (Run, Preflight, error) {
 	}
 	m.crash("run recorded")
 	for n := 1; n <= batches; n++ {
-		if err := m.queue.EnqueueStep(ctx, StepTask{Run: run.ID, Batch: n, Step: 1}); err != nil {
+		if err := m.enqueue(ctx, StepTask{Run: run.ID, Batch: n, Step: 1}, time.Time{}); err != nil {
 			// The run stands; the sweeper enqueues what is missing.
 			break
 		}

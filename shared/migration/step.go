@@ -298,8 +298,7 @@ func (m *Mover) enqueueNext(ctx context.Context, t StepTask, after time.Time) er
 		return err
 	}
 	m.crash("step named")
-	t.After = after
-	return m.queue.EnqueueStep(ctx, t)
+	return m.enqueue(ctx, t, after)
 }
 
 // finishBatch marks a batch without open moves as done, and the run with its last batch.

@@ -60,6 +60,8 @@ type Config struct {
 	// ServiceAccount is the e-mail of the account whose signed identity token each
 	// delivery carries. Empty: none, which only an emulator's receiver accepts.
 	ServiceAccount string `env:"CODITECT_TASKS_SERVICE_ACCOUNT"`
+	// StepDeadline is how long the step function may take; keep it above the step's own budget.
+	StepDeadline time.Duration `env:"CODITECT_STEP_DEADLINE,default=30s"`
 	// Audience is the token's audience; empty means the task's URL.
 	Audience string `env:"CODITECT_TASKS_AUDIENCE"`
 }
@@ -125,6 +127,11 @@ func Open(ctx context.Context, cfg Config) (*Queue, error) {
 
 // Close closes the connection.
 func (q *Queue) Close() error { return q.client.Close() }
+
+// EnqueueStep asks for a call of Config.URL that may take Config.StepDeadline.
+func (q *Queue) EnqueueStep(ctx context.Context, name string, body []byte, after time.Time) error {
+	return q.Enqueue(ctx, Task{Name: name, Body: body, After: after, Deadline: q.cfg.StepDeadline})
+}
 
 // Enqueue asks the queue to call the task's URL. See the package for what that
 // guarantees. When the queue cannot be reached the error's kind is Unavailable; the

@@ -44,17 +44,17 @@ func (c *Catalog) MostCommon(exclude []string) string {
 	}
 	slices.Sort(names)
 	count, first := map[string]int{}, map[string]string{}
-	best := ""
-	for _, n := range names {
-		f := c.Schemas[n].Without(exclude).Fingerprint()
-		if count[f]++; first[f] == "" {
-			first[f] = n
+	prints := make([]string, len(names))
+	for i, n := range names {
+		prints[i] = c.Schemas[n].Without(exclude).Fingerprint()
+		if count[prints[i]]++; first[prints[i]] == "" {
+			first[prints[i]] = n
 		}
 	}
-	for _, n := range names {
-		f := c.Schemas[n].Without(exclude).Fingerprint()
-		if best == "" || count[f] > count[best] {
-			best = f
+	best := ""
+	for _, p := range prints {
+		if best == "" || count[p] > count[best] {
+			best = p
 		}
 	}
 	return first[best]

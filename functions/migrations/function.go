@@ -1,0 +1,128 @@
+// Package migrations is the HTTP function with which operators move tenants from blue to
+// green: look before the start, start, watch, pause, resume, cancel, undo.
+//
+// The domain is shared/migration; here requests are decoded and answered. The work itself
+// is done by functions/migrationstep.
+package migrations
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
+
+	"github.com/coditect/platform/shared/auth"
+	"github.com/coditect/platform/shared/edge"
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration"
+)
+
+func init() { functions.HTTP("Migrations", Handler().ServeHTTP) }
+
+// Handler returns the function, which is made at its first request.
+func Handler() http.Handler {
+	once := sync.OnceValues(func() (http.Handler, error) { return open(context.Background()) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, err := once()
+		if err != nil {
+			edge.Broken(err).ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+type api struct {
+	mover    *migration.Mover
+	patience time.Duration
+}
+
+// New returns the function around a mover and an authenticator. Patience is how old a
+// batch's last task must be before a sweep enqueues it again.
+func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration, cfg edge.Config) *edge.API {
+	cfg.Name, cfg.Version = "migrations", "1.0.0"
+	cfg.Description = "Moving tenants from a schema of their own into the shared tables."
+	e, f := edge.New(cfg, who), api{mover, patience}
+	edge.Register(e, op("checkRun", "POST", "/preflight", auth.MigrationsRead, "Look for everything that would make the moves fail; changes nothing", 200), f.check)
+	edge.Register(e, op("startRun", "POST", "/runs", auth.MigrationsWrite, "Move tenants of one source, in batches", 201, fault.Conflict), f.start)
+	edge.Register(e, op("listRuns", "GET", "/runs", auth.MigrationsRead, "List the newest runs", 200), f.list)
+	edge.Register(e, op("readRun", "GET", "/runs/{id}", auth.MigrationsRead, "Read a run and how far it is", 200), f.read)
+	edge.Register(e, op("pauseRun", "POST", "/runs/{id}/pause", auth.MigrationsWrite, "Pause a run after the tenants that are moving at the moment", 200, fault.Conflict), f.pause)
+	edge.Register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run", 200, fault.Conflict), f.resume)
+	edge.Register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
+	edge.Register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
+	edge.Register(e, op("sweep", "POST", "/sweep", auth.MigrationsWrite, "Do what a crash has left undone (Cloud Scheduler)", 200), f.sweep)
+	return e
+}
+
+func op(id, method, path, scope, summary string, status int, faults ...fault.Kind) edge.Operation {
+	return edge.Operation{ID: id, Method: method, Path: path, Scope: scope, Summary: summary, Status: status, Faults: faults, Tags: []string{"migrations"}}
+}
+
+func (f api) check(ctx context.Context, p auth.Principal, in *planInput) (*preflightOutput, error) {
+	plan, err := in.plan(p)
+	if err != nil {
+		return nil, err
+	}
+	report, err := f.mover.Check(ctx, plan)
+	return &preflightOutput{report}, err
+}
+
+func (f api) start(ctx context.Context, p auth.Principal, in *planInput) (*startedOutput, error) {
+	plan, err := in.plan(p)
+	if err != nil {
+		return nil, err
+	}
+	run, report, err := f.mover.Start(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	return &startedOutput{Location: "runs/" + run.ID.String(), Body: started{ID: run.ID, Run: run, Preflight: report}}, nil
+}
+
+func (f api) list(ctx context.Context, p auth.Principal, in *listInput) (*listOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	runs, err := f.mover.List(ctx, in.Before, in.Limit)
+	out := &listOutput{}
+	out.Body.Runs = runs
+	return out, err
+}
+
+func (f api) read(ctx context.Context, p auth.Principal, in *RunInput) (*statusOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	s, err := f.mover.Inspect(ctx, in.ID)
+	return &statusOutput{s}, err
+}
+
+func (f api) pause(ctx context.Context, p auth.Principal, in *RunInput) (*runOutput, error) {
+	return changed(ctx, p, in, f.mover.Pause)
+}
+
+func (f api) resume(ctx context.Context, p auth.Principal, in *RunInput) (*runOutput, error) {
+	return changed(ctx, p, in, f.mover.Resume)
+}
+
+func (f api) cancel(ctx context.Context, p auth.Principal, in *RunInput) (*runOutput, error) {
+	return changed(ctx, p, in, f.mover.Cancel)
+}
+
+func (f api) undo(ctx context.Context, p auth.Principal, in *undoInput) (*struct{}, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	return nil, f.mover.Undo(ctx, in.ID, in.Tenant, p.Subject)
+}
+
+func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweptOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	s, err := f.mover.Sweep(ctx, f.patience)
+	return &sweptOutput{s}, err
+}

@@ -1,0 +1,9 @@
+// Command main serves the function migrationstep.
+package main
+
+import (
+	"github.com/coditect/platform/functions/migrationstep"
+	"github.com/coditect/platform/shared/edge"
+)
+
+func main() { edge.Serve(migrationstep.Handler()) }
