@@ -12,7 +12,7 @@ func (f api) addDomain(ctx context.Context, p auth.Principal, in *addDomainInput
 	return domainAnswer(ctx, in.ID)(f.orgs.AddDomain(ctx, caller(p), in.ID, in.Body.Name))
 }
 
-func (f api) listDomains(ctx context.Context, p auth.Principal, in *tenantInput) (*domainsOutput, error) {
+func (f api) listDomains(ctx context.Context, p auth.Principal, in *TenantInput) (*domainsOutput, error) {
 	edge.LogTenant(ctx, in.ID)
 	domains, err := f.orgs.Domains(ctx, caller(p), in.ID)
 	if err != nil {

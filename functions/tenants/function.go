@@ -94,7 +94,7 @@ func (f api) list(ctx context.Context, p auth.Principal, in *listInput) (*listOu
 	return out, err
 }
 
-func (f api) read(ctx context.Context, p auth.Principal, in *tenantInput) (*tenantOutput, error) {
+func (f api) read(ctx context.Context, p auth.Principal, in *TenantInput) (*tenantOutput, error) {
 	return answer(ctx, in.ID)(f.orgs.Read(ctx, caller(p), in.ID))
 }
 
@@ -114,15 +114,15 @@ func (f api) delete(ctx context.Context, p auth.Principal, in *deleteInput) (*te
 	return answer(ctx, in.ID)(f.orgs.Delete(ctx, caller(p), in.ID, version))
 }
 
-func (f api) restore(ctx context.Context, p auth.Principal, in *tenantInput) (*tenantOutput, error) {
+func (f api) restore(ctx context.Context, p auth.Principal, in *TenantInput) (*tenantOutput, error) {
 	return answer(ctx, in.ID)(f.orgs.Restore(ctx, caller(p), in.ID))
 }
 
-func (f api) suspend(ctx context.Context, p auth.Principal, in *tenantInput) (*tenantOutput, error) {
+func (f api) suspend(ctx context.Context, p auth.Principal, in *TenantInput) (*tenantOutput, error) {
 	return answer(ctx, in.ID)(f.orgs.Suspend(ctx, caller(p), in.ID))
 }
 
-func (f api) resume(ctx context.Context, p auth.Principal, in *tenantInput) (*tenantOutput, error) {
+func (f api) resume(ctx context.Context, p auth.Principal, in *TenantInput) (*tenantOutput, error) {
 	return answer(ctx, in.ID)(f.orgs.Resume(ctx, caller(p), in.ID))
 }
 

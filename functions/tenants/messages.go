@@ -27,12 +27,13 @@ type createdOutput struct {
 	Body     organisation.Organisation
 }
 
-type tenantInput struct {
+// TenantInput is exported because huma does not look into unexported embedded structs.
+type TenantInput struct {
 	ID tenant.ID `path:"id" format:"uuid"`
 }
 
 type renameInput struct {
-	tenantInput
+	TenantInput
 	edge.IfMatch
 	Body struct {
 		Name string `json:"name" minLength:"1" maxLength:"200"`
@@ -40,7 +41,7 @@ type renameInput struct {
 }
 
 type deleteInput struct {
-	tenantInput
+	TenantInput
 	edge.IfMatch
 }
 
@@ -69,12 +70,12 @@ type position struct {
 }
 
 type domainInput struct {
-	tenantInput
+	TenantInput
 	Domain uuid.UUID `path:"domain" format:"uuid"`
 }
 
 type addDomainInput struct {
-	tenantInput
+	TenantInput
 	Body struct {
 		Name string `json:"name" minLength:"3" maxLength:"253" example:"app.example.com"`
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -111,6 +112,7 @@ func Register[I, O any](a *API, op Operation, handler func(ctx context.Context, 
 	if op.ID == "" || op.Scope == "" {
 		panic("edge: operation " + op.Method + " " + op.Path + " needs an ID and a Scope")
 	}
+	refuseHidden(reflect.TypeFor[I](), op.ID)
 	h := huma.Operation{
 		OperationID: op.ID, Method: op.Method, Path: op.Path,
 		Summary: op.Summary, Description: op.Description, Tags: op.Tags,
@@ -136,6 +138,22 @@ func Register[I, O any](a *API, op Operation, handler func(ctx context.Context, 
 		}
 		return out, nil
 	})
+}
+
+// refuseHidden panics where huma would leave parameters out in silence: it does
+// not look into embedded structs whose type is not exported, and their fields
+// would stay zero.
+func refuseHidden(t reflect.Type, operation string) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if !f.Anonymous || f.Type.Kind() != reflect.Struct {
+			continue
+		}
+		if !f.IsExported() {
+			panic("edge: operation " + operation + ": the embedded " + f.Type.Name() + " must be exported, or huma ignores its fields")
+		}
+		refuseHidden(f.Type, operation)
+	}
 }
 
 // documentedStatuses lists the error statuses of op for the OpenAPI document.

@@ -340,3 +340,21 @@ func TestClientThatLeftIsNotOurError(t *testing.T) {
 	require.Contains(t, log.String(), `"status":499`)
 	require.NotContains(t, log.String(), `"severity":"ERROR"`)
 }
+
+type hidden struct {
+	ID string `path:"id"`
+}
+
+func TestMistakesInOperationsPanic(t *testing.T) {
+	a := edge.New(edge.Config{Name: "x", Version: "1"}, names{})
+	type input struct{ hidden }
+	for _, op := range []edge.Operation{
+		{Method: "GET", Path: "/x/{id}", Scope: edge.Public},
+		{ID: "x", Method: "GET", Path: "/x/{id}"},
+		{ID: "x", Method: "GET", Path: "/x/{id}", Scope: edge.Public},
+	} {
+		require.Panics(t, func() {
+			edge.Register(a, op, func(context.Context, auth.Principal, *input) (*thingOutput, error) { return nil, nil })
+		})
+	}
+}
