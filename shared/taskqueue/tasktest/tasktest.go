@@ -74,7 +74,7 @@ func (e *Emulator) Kill() {
 // EnsureQueue again.
 func (e *Emulator) Restart() {
 	e.t.Helper()
-	program, err := build()
+	program, err := Program()
 	require.NoError(e.t, err)
 	host, port, err := net.SplitHostPort(e.Addr)
 	require.NoError(e.t, err)
@@ -96,7 +96,8 @@ func (e *Emulator) Restart() {
 	}
 }
 
-var build = sync.OnceValues(func() (string, error) {
+// Program returns the emulator's program, built if need be.
+var Program = sync.OnceValues(func() (string, error) {
 	if p := os.Getenv(BinaryVariable); p != "" {
 		return p, nil
 	}
