@@ -2,68 +2,145 @@ package migration_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/migration"
 	"github.com/coditect/platform/shared/tenant"
 )
 
+// blueTenants makes tenants with a few rows each.
+func blueTenants(t *testing.T, w *world, n int) []tenant.ID {
+	t.Helper()
+	var ids []tenant.ID
+	for i := range n {
+		id := w.NewTenant(t, tenant.Blue)
+		ids = append(ids, id)
+		for range i {
+			_, err := addProject(t.Context(), w.Door, id, "p")
+			require.NoError(t, err)
+		}
+	}
+	return ids
+}
+
+// start begins a run over own tenants.
+func start(t *testing.T, w *world, ids []tenant.ID, batch int) migration.Run {
+	t.Helper()
+	run, report, err := w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids, BatchSize: batch, Actor: "test"})
+	require.NoError(t, err, "%+v", report)
+	require.Zero(t, report.LeftOut, "%+v", report.Findings)
+	return run
+}
+
+func inspect(t *testing.T, w *world, run migration.Run) migration.Status {
+	t.Helper()
+	s, err := w.Mover.Inspect(t.Context(), run.ID)
+	require.NoError(t, err)
+	return s
+}
+
+func homeOf(t *testing.T, w *world, id tenant.ID) (home tenant.Home) {
+	t.Helper()
+	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT home FROM control.tenant WHERE id = $1`, id).Scan(&home))
+	return home
+}
+
+func blueSchema(id tenant.ID) string {
+	return "t_" + fmt.Sprintf("%x", [16]byte(id))
+}
+
 func TestOwnTenantsMove(t *testing.T) {
 	eachServer(t, func(t *testing.T, w *world) {
-		ctx := t.Context()
-		var ids []tenant.ID
-		for i := range 5 {
-			id := w.NewTenant(t, tenant.Blue)
-			ids = append(ids, id)
-			for range i * 3 {
-				_, err := addProject(ctx, w.Door, id, "p")
-				require.NoError(t, err)
-			}
-		}
+		ids := blueTenants(t, w, 5)
 		staying := w.NewTenant(t, tenant.Blue)
-		_, err := addProject(ctx, w.Door, staying, "p")
+		_, err := addProject(t.Context(), w.Door, staying, "p")
 		require.NoError(t, err)
 
-		run, report, err := w.Mover.Start(ctx, migration.Plan{Source: "platform", Tenants: ids, BatchSize: 2, Actor: "test"})
-		require.NoError(t, err, "%+v", report)
+		run := start(t, w, ids, 2)
 		w.drain(t)
 
-		status, err := w.Mover.Inspect(ctx, run.ID)
-		require.NoError(t, err)
+		status := inspect(t, w, run)
 		require.Equal(t, migration.Done, status.State)
 		require.Equal(t, migration.Counts{migration.Green: 5}, status.Counts, "%+v", status.Failed)
-		require.EqualValues(t, 0+3+6+9+12, status.RowsMoved)
+		require.EqualValues(t, 0+1+2+3+4, status.RowsMoved)
 		for i, id := range ids {
-			require.Equal(t, i*3, projects(t, w.Door, id))
-			_, err := addProject(ctx, w.Door, id, "after")
+			require.Equal(t, tenant.Green, homeOf(t, w, id))
+			require.Equal(t, i, identical(t, w, w.BlueAdmin, blueSchema(id), "app", id, true))
+			require.Equal(t, i, projects(t, w.Door, id))
+			_, err := addProject(t.Context(), w.Door, id, "after")
 			require.NoError(t, err)
-			require.Equal(t, i*3+1, projects(t, w.Door, id))
-			p, err := w.Directory.Locate(ctx, id)
-			require.NoError(t, err)
-			require.Equal(t, tenant.Green, p.Home)
+			require.Equal(t, i+1, projects(t, w.Door, id))
 		}
-		p, err := w.Directory.Locate(ctx, staying)
-		require.NoError(t, err)
-		require.Equal(t, tenant.Blue, p.Home)
+		require.Equal(t, tenant.Blue, homeOf(t, w, staying))
 		require.Equal(t, 1, projects(t, w.Door, staying))
+	})
+}
+
+func TestNothingIsLostUnderTraffic(t *testing.T) {
+	eachServer(t, func(t *testing.T, w *world) {
+		ids := blueTenants(t, w, 6)
+		neighbour := blueTenants(t, w, 1)
+		traffic := writeOn(t, w, append(neighbour, ids...))
+		run := start(t, w, ids, 3)
+		w.drain(t)
+		status := inspect(t, w, run)
+		require.Equal(t, migration.Counts{migration.Green: 6}, status.Counts, "%+v", status.Failed)
+		traffic.check(t)
+		// The blue home takes nothing any more, not even from a superuser who knows nothing of the move.
+		for _, id := range ids {
+			_, err := w.Blue(t).Exec(t.Context(), `INSERT INTO `+blueSchema(id)+`.project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $1, 'x', now(), now())`, id)
+			require.Equal(t, citus.StateFenced, citus.StateOf(err))
+			_, err = w.Blue(t).Exec(t.Context(), `TRUNCATE `+blueSchema(id)+`.project CASCADE`)
+			require.Equal(t, citus.StateFenced, citus.StateOf(err))
+		}
 	})
 }
 
 func TestLegacyTenantsArriveIdentical(t *testing.T) {
 	eachServer(t, func(t *testing.T, w *world) {
-		ctx := t.Context()
 		w.withLegacy(t)
-		run, report, err := w.Mover.Start(ctx, migration.Plan{Source: "legacy", Actor: "test"})
-		require.NoError(t, err)
-		for _, f := range report.Findings {
-			fmt.Println(f.Severity, f.Schema, f.Code, f.Message)
+		var schemas []string
+		for i := range 20 {
+			schemas = append(schemas, fmt.Sprintf("acme%05d", i))
 		}
-		w.drain(t)
-		status, err := w.Mover.Inspect(ctx, run.ID)
+		old := runOldApplication(t, w, schemas)
+		run, report, err := w.Mover.Start(t.Context(), migration.Plan{Source: "legacy", Actor: "test"})
 		require.NoError(t, err)
+		require.Zero(t, report.LeftOut, "%+v", report.Findings)
+		w.drain(t)
+		status := inspect(t, w, run)
 		require.Equal(t, migration.Counts{migration.Green: 20}, status.Counts, "%+v", status.Failed)
-		fmt.Printf("%+v\n", status)
+		old.stop()
+		old.group.Wait()
+		require.Empty(t, old.failed)
+		var rows int64
+		for _, s := range schemas {
+			id := tenant.ImportedID("legacy", s)
+			rows += int64(identical(t, w, w.Legacy, s, "legacy", id, false))
+			// Everything the old application was told is saved has arrived.
+			var have []string
+			require.NoError(t, w.Door.ReadTenant(t.Context(), id, func(tx *citus.Tx) error {
+				rows, err := tx.Query(t.Context(), `SELECT note FROM work_event WHERE note LIKE '`+s+` old %' ORDER BY id`)
+				if err != nil {
+					return err
+				}
+				have, err = pgx.CollectRows(rows, pgx.RowTo[string])
+				return err
+			}))
+			require.NotEmpty(t, have)
+			require.True(t, slices.Equal(old.written[s], have), "%s: %d acknowledged, %d here", s, len(old.written[s]), len(have))
+			require.Positive(t, old.refused[s])
+			// The application's own statement, through the door: the id is past all of blue's.
+			require.NoError(t, w.Door.InTenant(t.Context(), id, func(tx *citus.Tx) error {
+				_, err := tx.Exec(t.Context(), `INSERT INTO work_label (tenant_id, name) VALUES ($1, 'new')`, tx.Tenant())
+				return err
+			}))
+		}
+		require.Equal(t, rows, status.RowsMoved)
 	})
 }
