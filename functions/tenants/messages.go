@@ -96,8 +96,14 @@ type sweepOutput struct {
 }
 
 // caller is what the domain wants to know of a principal.
+// A user's rights come from their memberships alone, whatever tenant the
+// credential names.
 func caller(p auth.Principal) organisation.Caller {
-	return organisation.Caller{Subject: p.Subject, Operator: p.IsOperator(), Tenant: p.Tenant}
+	c := organisation.Caller{Subject: p.Subject, Operator: p.IsOperator()}
+	if p.Kind == auth.TenantKey {
+		c.Tenant = p.Tenant
+	}
+	return c
 }
 
 // ownerOf says who a new organisation belongs to: to the user who signs it up;

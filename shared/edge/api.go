@@ -200,6 +200,10 @@ func (a *API) guard(scope string, limit int64) func(huma.Context, func(huma.Cont
 			req.fail(err)
 			return
 		}
+		if err := checkHeaders(r.Header, hc.Operation().Parameters); err != nil {
+			req.fail(err)
+			return
+		}
 		if r.ContentLength > limit {
 			req.fail(tooLarge(limit))
 			return

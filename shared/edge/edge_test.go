@@ -142,9 +142,12 @@ func do(a http.Handler, method, path, body string, headers ...string) *httptest.
 	}
 	r.Header.Set("Authorization", "Bearer good")
 	for i := 0; i+1 < len(headers); i += 2 {
-		if headers[i+1] == "" {
+		switch headers[i+1] {
+		case "":
 			r.Header.Del(headers[i])
-		} else {
+		case "\x00":
+			r.Header.Set(headers[i], "")
+		default:
 			r.Header.Set(headers[i], headers[i+1])
 		}
 	}
@@ -236,6 +239,7 @@ func TestEveryRefusalIsAProblem(t *testing.T) {
 		"content type":    {"POST", "/things", `{"title":"a"}`, []string{"Content-Type", "text/plain"}, 415, "unsupported_media_type", []edge.ProblemField{{"Content-Type", "must be application/json"}}},
 		"too large":       {"POST", "/things", `{"title":"` + strings.Repeat("a", 600) + `"}`, nil, 413, "body_too_large", nil},
 		"idempotency key": {"POST", "/things", `{"title":"a"}`, []string{"Idempotency-Key", "a\tb"}, 422, "invalid_field", []edge.ProblemField{{"Idempotency-Key", "must be printable ASCII"}}},
+		"empty key":       {"POST", "/things", `{"title":"a"}`, []string{"Idempotency-Key", "\x00"}, 422, "invalid_field", []edge.ProblemField{{"Idempotency-Key", "must be sent once, and not be empty"}}},
 		"long key":        {"POST", "/things", `{"title":"a"}`, []string{"Idempotency-Key", strings.Repeat("k", 256)}, 422, "invalid_field", []edge.ProblemField{{"Idempotency-Key", "must have at most 255 characters"}}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -151,6 +151,21 @@ func checkQuery(raw string, known []*huma.Param) error {
 	return nil
 }
 
+// checkHeaders refuses parameters in headers that are there twice, of which
+// huma would take the first, or empty, which huma would take for absent: an
+// empty Idempotency-Key is a mistake that should not wait for a lost answer.
+func checkHeaders(h http.Header, known []*huma.Param) error {
+	for _, p := range known {
+		if p.In != "header" {
+			continue
+		}
+		if values := h.Values(p.Name); len(values) > 1 || len(values) == 1 && values[0] == "" {
+			return fault.BadField(p.Name, "must be sent once, and not be empty")
+		}
+	}
+	return nil
+}
+
 func unescape(s string) (string, bool) {
 	if strings.ContainsAny(s, "%+") {
 		u, err := url.QueryUnescape(s)
