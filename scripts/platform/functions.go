@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/coditect/platform/scripts/internal/demo"
+	"github.com/coditect/platform/scripts/internal/issuer"
 	"github.com/coditect/platform/scripts/internal/supervisor"
 	"github.com/coditect/platform/shared/taskqueue"
 )
@@ -31,6 +32,9 @@ const (
 	queueName     = "projects/dev/locations/local/queues/migration"
 	queueParallel = 2 // steps at a time: what two cores carry beside the traffic
 	pubsubProject = "dev"
+	// queueAccount is who the queue's calls come from. The emulator signs its tokens
+	// with a key that everybody knows: the check is the real one, its worth is not.
+	queueAccount = "tasks@dev.example"
 )
 
 // findFunctions lists what scripts/dev built: one program per folder of functions/.
@@ -68,21 +72,11 @@ func (p *platform) startFunctions(ctx context.Context) error {
 	err := each(len(p.functions), func(i int) (err error) {
 		f := p.functions[i]
 		programs[i], err = supervisor.Start(ctx, supervisor.Spec{
-			Name: "function " + f.name,
-			Path: filepath.Join(p.bin, "functions", f.name),
-			Env:  p.functionEnv(f),
-			Log:  p.log(f.name),
-			Ready: func(ctx context.Context) error {
-				req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url.String()+"/health", nil)
-				if err != nil {
-					return err
-				}
-				resp, err := http.DefaultClient.Do(req)
-				if err != nil {
-					return err
-				}
-				return resp.Body.Close() // any answer: it listens
-			},
+			Name:  "function " + f.name,
+			Path:  filepath.Join(p.bin, "functions", f.name),
+			Env:   p.functionEnv(f),
+			Log:   p.log(f.name),
+			Ready: func(ctx context.Context) error { return answers(ctx, f.url.String()+"/health") },
 		}, p.console.Say)
 		return err
 	})
@@ -122,11 +116,29 @@ func (p *platform) functionEnv(f *function) []string {
 		"CODITECT_SOURCES=" + demo.Source + "=" + d.Sources[demo.Source],
 		"CODITECT_TASKS_EMULATOR=" + net.JoinHostPort("127.0.0.1", strconv.Itoa(p.remembered.Ports["tasks"])),
 		"CODITECT_TASKS_QUEUE=" + queueName,
-		"CODITECT_STEP_URL=" + p.functionURL("migrationstep") + "/",
+		"CODITECT_STEP_URL=" + p.functionURL("migrationstep") + "/step",
+		"CODITECT_TASKS_SERVICE_ACCOUNT=" + queueAccount,
+		"CODITECT_TASKS_AUDIENCE=" + p.functionURL("migrationstep"),
+		"CODITECT_IDENTITY_ISSUER=" + p.issuer.URL,
+		"CODITECT_IDENTITY_AUDIENCE=" + f.url.String(),
+		"CODITECT_IDENTITY_CALLERS=" + queueAccount,
 		"CODITECT_NEW_TENANT_HOME=blue",
 		"PUBSUB_EMULATOR_HOST=" + p.pubsub.Addr,
 		"CODITECT_PUBSUB_PROJECT=" + pubsubProject,
 	}
+}
+
+// answers reports whether a GET of the URL is answered, whatever it says.
+func answers(ctx context.Context, target string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
 
 // startQueue starts the Cloud Tasks emulator. It forgets its queue when it ends, so
@@ -136,6 +148,11 @@ func (p *platform) startQueue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Before the emulator, which would take its port.
+	if p.issuer, err = issuer.Start(0); err != nil {
+		return err
+	}
+	p.onStop(p.issuer.Close)
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	queue, err := taskqueue.Open(ctx, taskqueue.Config{Emulator: addr, Queue: queueName})
 	if err != nil {
@@ -145,7 +162,7 @@ func (p *platform) startQueue(ctx context.Context) error {
 	program, err := supervisor.Start(ctx, supervisor.Spec{
 		Name: "Cloud Tasks emulator",
 		Path: filepath.Join(p.bin, "cloud-tasks-emulator"),
-		Args: []string{"-host", "127.0.0.1", "-port", strconv.Itoa(port)},
+		Args: []string{"-host", "127.0.0.1", "-port", strconv.Itoa(port), "-openid-issuer", p.issuer.URL},
 		Log:  p.log("cloud-tasks-emulator"),
 		Ready: func(ctx context.Context) error {
 			var d net.Dialer

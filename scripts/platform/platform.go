@@ -18,6 +18,7 @@ import (
 
 	"github.com/coditect/platform/scripts/internal/demo"
 	"github.com/coditect/platform/scripts/internal/gateway"
+	"github.com/coditect/platform/scripts/internal/issuer"
 	"github.com/coditect/platform/scripts/internal/ports"
 	"github.com/coditect/platform/scripts/internal/statedir"
 	"github.com/coditect/platform/scripts/internal/terminal"
@@ -37,6 +38,7 @@ type platform struct {
 
 	databases databases
 	pubsub    *pstest.Server
+	issuer    *issuer.Issuer // of the queue's identity tokens
 	functions []*function
 	operator  string // an operator's API key
 
