@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/sethvargo/go-envconfig"
 
 	"github.com/coditect/platform/shared/auth"
@@ -23,7 +22,8 @@ import (
 type Config struct {
 	Databases    citus.Config
 	Organisation organisation.Config
-	EventsTopic  string `env:"CODITECT_TENANT_EVENTS_TOPIC,default=tenant-events"`
+	Identity     auth.IdentityConfig // of Cloud Scheduler, which calls /sweep
+	EventsTopic  string              `env:"CODITECT_TENANT_EVENTS_TOPIC,default=tenant-events"`
 }
 
 // open makes the function of the environment. It makes no round trip.
@@ -36,13 +36,18 @@ func open(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	machines, err := auth.NewIdentity(cfg.Identity, auth.TenantsWrite)
+	if err != nil {
+		return nil, err
+	}
+	who := auth.KeysOr{Keys: auth.NewKeys(dbs), Other: machines}
 	service := organisation.New(cfg.Organisation, organisation.Deps{
 		Databases: dbs, Forget: dir.Forget, RevokeKeys: revokeKeys, Recorder: recorder{cfg.EventsTopic}, Resolver: net.DefaultResolver,
 	})
-	return New(service, auth.NewKeys(dbs), edge.Config{}), nil
+	return New(service, who, edge.Config{}), nil
 }
 
-func revokeKeys(ctx context.Context, tx pgx.Tx, id tenant.ID, at time.Time) error {
+func revokeKeys(ctx context.Context, tx organisation.Tx, id tenant.ID, at time.Time) error {
 	return auth.RevokeTenantKeys(ctx, tx, id, at)
 }
 
@@ -51,7 +56,7 @@ func revokeKeys(ctx context.Context, tx pgx.Tx, id tenant.ID, at time.Time) erro
 type recorder struct{ topic string }
 
 // Record implements organisation.Recorder.
-func (r recorder) Record(ctx context.Context, tx pgx.Tx, e organisation.Event) error {
+func (r recorder) Record(ctx context.Context, tx organisation.Tx, e organisation.Event) error {
 	_, err := events.Record(ctx, tx, events.Event{
 		Topic: r.topic, OrderingKey: e.Tenant.String(), Payload: e, Attributes: map[string]string{"type": e.Type},
 	})

@@ -87,7 +87,7 @@ func newWorld(t *testing.T, env *citustest.Env, policy string) *world {
 	})
 	w.api = New(service, auth.NewKeys(env.Databases), edge.Config{Logger: edge.NewLogger(io.Discard, nil)})
 	rec := httptest.NewRecorder()
-	w.api.ServeHTTP(rec, httptest.NewRequest("GET", "/openapi.json", nil))
+	w.api.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
 	doc, err := libopenapi.NewDocument(rec.Body.Bytes())
 	require.NoError(t, err)
 	v, errs := validator.NewValidator(doc)
@@ -338,7 +338,7 @@ func TestOthersTenantsDoNotExist(t *testing.T) {
 
 	// Every operation with an id is in the table above.
 	doc := httptest.NewRecorder()
-	w.api.ServeHTTP(doc, httptest.NewRequest("GET", "/openapi.json", nil))
+	w.api.ServeHTTP(doc, httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
 	var parsed struct{ Paths map[string]map[string]any }
 	require.NoError(t, json.Unmarshal(doc.Body.Bytes(), &parsed))
 	tested := map[string]bool{}
@@ -529,7 +529,7 @@ func TestConfigurationNamesWhatIsWrong(t *testing.T) {
 	t.Setenv("CODITECT_GREEN_DSN", "")
 	t.Setenv("CODITECT_NEW_TENANT_HOME", "120%")
 	w := httptest.NewRecorder()
-	Handler().ServeHTTP(w, httptest.NewRequest("GET", "/tenants", nil))
+	Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/tenants", nil))
 	require.Equal(t, 500, w.Code)
 	require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
 	_, err := open(t.Context())

@@ -143,7 +143,7 @@ func RevokeTenantKeys(ctx context.Context, db DB, id tenant.ID, at time.Time) er
 	return storeFault(err)
 }
 
-// Keys lists what is known of keys, oldest first: those of one tenant, or all
+// ListKeys lists what is known of keys, oldest first: those of one tenant, or all
 // of them for the zero tenant. At most limit, after the key with the id after.
 func ListKeys(ctx context.Context, db DB, of tenant.ID, after uuid.UUID, limit int) ([]Key, error) {
 	rows, err := db.Query(ctx, `SELECT `+keyColumns+` FROM control.api_key

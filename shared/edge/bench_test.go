@@ -57,7 +57,7 @@ func benchmarkEdge(b *testing.B, rows int) {
 	}
 	edge.Register(a, edge.Operation{ID: "list", Method: "GET", Path: "/tasks", Summary: "List", Scope: auth.ProjectsRead},
 		func(context.Context, auth.Principal, *listInput) (*page, error) { return out, nil })
-	r := httptest.NewRequest("GET", "/tasks?limit=20&status=open", http.NoBody)
+	r := httptest.NewRequest(http.MethodGet, "/tasks?limit=20&status=open", http.NoBody)
 	r.Header.Set("Authorization", "Bearer good")
 	w := httptest.NewRecorder()
 	a.ServeHTTP(w, r)

@@ -268,7 +268,7 @@ func TestBodyAtTheLimitIsTaken(t *testing.T) {
 	require.Equal(t, 201, do(a, "POST", "/things", `{"title":"1234"}`).Code)
 	require.Equal(t, 413, do(a, "POST", "/things", `{"title":"12345"}`).Code)
 	// Without a Content-Length the limit is found while reading.
-	r := httptest.NewRequest("POST", "/things", strings.NewReader(`{"title":"12345"}`))
+	r := httptest.NewRequest(http.MethodPost, "/things", strings.NewReader(`{"title":"12345"}`))
 	r.ContentLength = -1
 	r.Header.Set("Authorization", "Bearer good")
 	w := httptest.NewRecorder()
@@ -340,7 +340,7 @@ func TestClientThatLeftIsNotOurError(t *testing.T) {
 	a, log := newAPI(t, edge.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	a.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/fail/slow", nil))
+	a.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/fail/slow", nil))
 	require.Contains(t, log.String(), `"status":499`)
 	require.NotContains(t, log.String(), `"severity":"ERROR"`)
 }

@@ -40,7 +40,7 @@ func get(t *testing.T, url string, failed <-chan error) string {
 			require.NoError(t, err)
 		default:
 		}
-		r, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 		require.NoError(t, err)
 		r.Header.Set("Authorization", "Bearer good")
 		r.Header.Set("X-Request-ID", "same")

@@ -63,7 +63,7 @@ func TestSIGTERMLetsARequestEnd(t *testing.T) {
 	body, feed := io.Pipe()
 	answered := make(chan string, 1)
 	go func() {
-		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+address+"/hang", body)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/hang", body)
 		if err != nil {
 			answered <- err.Error()
 			return
@@ -138,7 +138,7 @@ func TestAnswersOverARealConnection(t *testing.T) {
 			}
 		}
 	}()
-	r, err := http.NewRequestWithContext(t.Context(), "POST", base+"/things", body)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/things", body)
 	require.NoError(t, err)
 	r.Header.Set("Authorization", "Bearer good")
 	resp, err := http.DefaultClient.Do(r)
@@ -147,7 +147,7 @@ func TestAnswersOverARealConnection(t *testing.T) {
 	require.NoError(t, resp.Body.Close())
 	require.NoError(t, feed.Close())
 
-	r, err = http.NewRequestWithContext(t.Context(), "HEAD", base+"/things/"+someTenant.String(), nil)
+	r, err = http.NewRequestWithContext(t.Context(), http.MethodHead, base+"/things/"+someTenant.String(), nil)
 	require.NoError(t, err)
 	r.Header.Set("Authorization", "Bearer good")
 	resp, err = http.DefaultClient.Do(r)

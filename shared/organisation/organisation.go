@@ -75,9 +75,13 @@ type Event struct {
 	Domain  string        `json:"domain,omitempty"`
 }
 
+// Tx is a transaction on the control tables: what those who implement this
+// domain's interfaces get to take part in a change.
+type Tx = pgx.Tx
+
 // Recorder writes an event in the transaction that makes it true.
 type Recorder interface {
-	Record(ctx context.Context, tx pgx.Tx, e Event) error
+	Record(ctx context.Context, tx Tx, e Event) error
 }
 
 // Resolver looks DNS TXT records up; *net.Resolver is one.
@@ -97,7 +101,7 @@ type Deps struct {
 	// Forget is called for a tenant whose place or status changed here.
 	Forget func(tenant.ID)
 	// RevokeKeys ends the credentials of an erased tenant, in the transaction.
-	RevokeKeys func(ctx context.Context, tx pgx.Tx, id tenant.ID, at time.Time) error
+	RevokeKeys func(ctx context.Context, tx Tx, id tenant.ID, at time.Time) error
 	Recorder   Recorder
 	Resolver   Resolver
 	Now        func() time.Time // time.Now if nil
