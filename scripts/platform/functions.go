@@ -123,6 +123,9 @@ func (p *platform) functionEnv(f *function) []string {
 		"CODITECT_IDENTITY_AUDIENCE=" + f.url.String(),
 		"CODITECT_IDENTITY_CALLERS=" + queueAccount,
 		"CODITECT_NEW_TENANT_HOME=blue",
+		// A step or a queue that was killed is made up for before the door's patience
+		// (10 s) ends: the tenant's users see a pause, no error.
+		"CODITECT_SWEEP_PATIENCE=2s",
 		"PUBSUB_EMULATOR_HOST=" + p.pubsub.Addr,
 		"CODITECT_PUBSUB_PROJECT=" + pubsubProject,
 	}

@@ -156,34 +156,37 @@ func (p *platform) serve(l net.Listener) error {
 	return nil
 }
 
-// startSweeper does Cloud Scheduler's part: it asks the migrations function, every
-// few seconds, to enqueue again what is due.
+// sweeps is Cloud Scheduler's part: which functions are asked, how often, to do what
+// is due and what a crash has left undone.
+var sweeps = map[string]time.Duration{"migrations": 2 * time.Second, "tenants": 30 * time.Second}
+
 func (p *platform) startSweeper(ctx context.Context) {
-	target := p.functionURL("migrations")
-	if target == "" {
-		return
-	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(2 * time.Second)
-		defer tick.Stop()
-		healthy := true
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			err := p.sweep(ctx, target)
-			if err != nil && healthy && ctx.Err() == nil {
-				p.console.Say("The sweep failed: %v", err)
-			}
-			healthy = err == nil // said once, not every two seconds
+	var sweepers sync.WaitGroup
+	for name, interval := range sweeps {
+		if target := p.functionURL(name); target != "" {
+			sweepers.Go(func() { p.sweepAgain(ctx, name, target, interval) })
 		}
-	}()
-	p.onStop(func() error { cancel(); <-done; return nil })
+	}
+	p.onStop(func() error { cancel(); sweepers.Wait(); return nil })
+}
+
+func (p *platform) sweepAgain(ctx context.Context, name, target string, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	healthy := true
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := p.sweep(ctx, target)
+		if err != nil && healthy && ctx.Err() == nil {
+			p.console.Say("The sweep of %s failed: %v", name, err)
+		}
+		healthy = err == nil // said once, not every two seconds
+	}
 }
 
 func (p *platform) sweep(ctx context.Context, target string) error {
@@ -200,7 +203,7 @@ func (p *platform) sweep(ctx context.Context, target string) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("POST /sweep of migrations: %s", resp.Status)
+		return fmt.Errorf("it answered %s", resp.Status)
 	}
 	return nil
 }

@@ -49,6 +49,9 @@ func (r Report) Clean() bool {
 	return r.Verified && r.TenantsFailed == 0 && r.RequestsFailed == 0 && r.WritesLost == 0 && r.WritesDuplicated == 0 && r.details.Different == 0
 }
 
+// maxSentences bounds what is printed of a disaster.
+const maxSentences = 8
+
 // Print prints the report for people.
 func (r Report) Print(c *terminal.Console) {
 	c.Say("")
@@ -63,8 +66,12 @@ func (r Report) Print(c *terminal.Console) {
 	} else {
 		c.Say("  Verified         NO")
 	}
-	for _, s := range r.details.Sentences {
-		c.Say("    %s", s)
+	for i, s := range r.details.Sentences {
+		if i == maxSentences {
+			c.Say("    … and %d more", len(r.details.Sentences)-i)
+			break
+		}
+		c.Say("    %.200s", s)
 	}
 	c.Say("")
 }

@@ -169,10 +169,13 @@ func (e Environment) report(ctx context.Context, m moved, t *traffic.Traffic, v 
 		return r, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	// Over all runs: percentiles of single runs cannot be added up.
-	err = conn.QueryRow(ctx, `SELECT coalesce(percentile_disc(0.5) WITHIN GROUP (ORDER BY pause_us), 0) / 1000.0,
-			coalesce(percentile_disc(0.99) WITHIN GROUP (ORDER BY pause_us), 0) / 1000.0, coalesce(max(pause_us), 0) / 1000.0
-		FROM control.move WHERE run_id = ANY($1) AND pause_us IS NOT NULL`, m.runs).Scan(&r.PauseMS.P50, &r.PauseMS.P99, &r.PauseMS.Max)
+	// Over all runs: percentiles of single runs cannot be added up. A step measures its
+	// own fence; when it was killed and another one finished the move, the time from
+	// the first fence to the flip is what the tenant's users have waited.
+	err = conn.QueryRow(ctx, `SELECT coalesce(percentile_disc(0.5) WITHIN GROUP (ORDER BY ms), 0),
+			coalesce(percentile_disc(0.99) WITHIN GROUP (ORDER BY ms), 0), coalesce(max(ms), 0)
+		FROM (SELECT greatest(pause_us / 1000.0, extract(epoch FROM green_at - fenced_at) * 1000)::float8 AS ms
+			FROM control.move WHERE run_id = ANY($1) AND green_at IS NOT NULL) AS pauses`, m.runs).Scan(&r.PauseMS.P50, &r.PauseMS.P99, &r.PauseMS.Max)
 	return r, err
 }
 
