@@ -318,19 +318,29 @@ func TestCutOffAnywhere(t *testing.T) {
 		t.Run(home, func(t *testing.T) {
 			w := newWorld(t)
 			s := w.service(w.Databases, home, 0)
-			random := rand.New(rand.NewPCG(7, 11))
+			random := rand.New(rand.NewPCG(7, 11)) // the operations; where they are cut off is chance
 			var ids []tenant.ID
-			for range 4 {
+			begin := time.Now()
+			for range 8 {
 				o, err := s.Create(t.Context(), operator, organisation.SignUp{Name: "Cut"}, "")
 				require.NoError(t, err)
 				ids = append(ids, o.ID)
 			}
+			// Some are cut off early, some late and some not at all, however fast this machine is now.
+			limits := map[bool]time.Duration{true: 2 * time.Since(begin) / 8}
+			begin = time.Now()
+			for _, id := range ids {
+				_, err := s.Suspend(t.Context(), operator, id)
+				require.NoError(t, err)
+			}
+			limits[false] = 2 * time.Since(begin) / 8
 			cut := 0
 			for i := range 150 {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.IntN(6000))*time.Microsecond)
+				operation := random.IntN(5)
+				ctx, cancel := context.WithTimeout(t.Context(), rand.N(limits[operation == 4]))
 				id := ids[random.IntN(len(ids))]
 				var err error
-				switch random.IntN(5) {
+				switch operation {
 				case 0:
 					_, err = s.Suspend(ctx, operator, id)
 				case 1:
@@ -360,7 +370,7 @@ func TestCutOffAnywhere(t *testing.T) {
 			}
 			all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 			require.NoError(t, err)
-			require.Greater(t, len(all), 4)
+			require.GreaterOrEqual(t, len(all), len(ids))
 			for _, r := range all {
 				want := "suspended"
 				if r.Status == "active" {
