@@ -198,7 +198,7 @@ func (d *Door) enter(ctx context.Context, p *Pool, id tenant.ID) (string, []any,
 		return `SELECT epoch, set_config('statement_timeout', $2, true) FROM coditect.enter($1)`, []any{id, timeout}, nil
 	}
 	return `SELECT epoch, set_config('statement_timeout', $2, true), set_config('app.tenant_id', tenant_id::text, true),
-		set_config('search_path', quote_ident(schema_name), true)
+		set_config('search_path', concat_ws(', ', quote_ident(schema_name), quote_ident(shared_schema)), true)
 		FROM coditect.gate WHERE tenant_id = $1 AND NOT closed AND NOT suspended`, []any{id, timeout}, nil
 }
 

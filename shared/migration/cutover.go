@@ -27,28 +27,30 @@ func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l conv
 		return err
 	}
 	frozen := movesOf(group)
-	var inBlue digests
-	work, workCtx := errgroup.WithContext(ctx)
-	work.Go(func() (err error) {
-		inBlue, err = blueDigests(workCtx, blue, l, frozen)
-		return err
-	})
-	finished := true
-	work.Go(func() (err error) {
-		if isBig(group, m.cfg) {
-			finished, err = m.copyBig(workCtx, blue, l, group[0], stop)
+	var inBlue, inGreen digests
+	if isBig(group, m.cfg) {
+		finished, err := m.copyBig(ctx, blue, l, group[0], stop)
+		if err != nil || !finished {
 			return err
 		}
-		return m.copyGroup(workCtx, blue, l, frozen)
-	})
-	if err := work.Wait(); err != nil || !finished {
-		return err
-	}
-	m.crash("copied")
-
-	inGreen, err := m.greenDigests(ctx, l, frozen)
-	if err != nil {
-		return err
+		m.crash("copied")
+		err = both(ctx,
+			func(ctx context.Context) (err error) { inBlue, err = blueDigests(ctx, blue, l, frozen); return err },
+			func(ctx context.Context) (err error) { inGreen, err = m.greenDigests(ctx, l, frozen); return err })
+		if err != nil {
+			return err
+		}
+	} else {
+		err = both(ctx,
+			func(ctx context.Context) (err error) { inBlue, err = blueDigests(ctx, blue, l, frozen); return err },
+			func(ctx context.Context) error { return m.copyGroup(ctx, blue, l, frozen) })
+		if err != nil {
+			return err
+		}
+		m.crash("copied")
+		if inGreen, err = m.greenDigests(ctx, l, frozen); err != nil {
+			return err
+		}
 	}
 	if wrong := compare(l, frozen, inBlue, inGreen); len(wrong) > 0 {
 		return m.refuse(ctx, run, frozen, wrong)
@@ -64,6 +66,14 @@ func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l conv
 	m.crash("gates closed")
 
 	return m.flip(ctx, run, l, group, inGreen)
+}
+
+// both runs two pieces of work at the same time.
+func both(ctx context.Context, one, two func(context.Context) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return one(ctx) })
+	g.Go(func() error { return two(ctx) })
+	return g.Wait()
 }
 
 // fenceGroup raises the fences. A tenant whose writers hold on for too long is left
@@ -141,10 +151,10 @@ func (m *Mover) flip(ctx context.Context, run Run, l convert.Layout, group []fen
 			FROM control.move m WHERE m.run_id = $1 AND m.tenant_id = t.id AND t.id = ANY($3) AND t.home = 'blue' AND t.epoch = m.epoch`,
 			run.ID, l.GreenSchema, tenantsOf(moves)).Exec(expect(&flipped))
 		// A suspension during the move comes along: the directory's row was locked by the statement before.
-		b.Queue(`INSERT INTO coditect.gate (tenant_id, schema_name, epoch, suspended)
-			SELECT id, schema_name, epoch, status <> 'active' FROM control.tenant WHERE id = ANY($1)
-			ON CONFLICT (tenant_id) DO UPDATE SET schema_name = excluded.schema_name, epoch = excluded.epoch, suspended = excluded.suspended, closed = false`,
-			tenantsOf(moves)).Exec(expect(&opened))
+		b.Queue(`INSERT INTO coditect.gate (tenant_id, schema_name, shared_schema, epoch, suspended)
+			SELECT id, schema_name, nullif($2, ''), epoch, status <> 'active' FROM control.tenant WHERE id = ANY($1)
+			ON CONFLICT (tenant_id) DO UPDATE SET schema_name = excluded.schema_name, shared_schema = excluded.shared_schema, epoch = excluded.epoch, suspended = excluded.suspended, closed = false`,
+			tenantsOf(moves), l.PublicSchema).Exec(expect(&opened))
 		b.Queue(`DELETE FROM control.copied WHERE tenant_id = ANY($1)`, tenantsOf(moves))
 		b.Queue(`INSERT INTO control.move_event (run_id, tenant_id, actor, event) SELECT $1, x, 'mover', 'green' FROM unnest($2::uuid[]) x`, run.ID, tenantsOf(moves))
 		if err := tx.SendBatch(ctx, b).Close(); err != nil {

@@ -138,18 +138,18 @@ func restoreDump(t *testing.T, dsn string) {
 	require.NoError(t, err)
 	bin, err := localpg.Programs()
 	require.NoError(t, err)
-	run(t, dsn, `DO $$ BEGIN
+	execSQL(t, dsn, `DO $$ BEGIN
 		PERFORM pg_advisory_xact_lock(4711);
 		IF to_regrole('legacy_owner') IS NULL THEN CREATE ROLE legacy_owner; END IF;
 		IF to_regrole('legacy_app') IS NULL THEN CREATE ROLE legacy_app LOGIN; END IF;
 	END $$`)
-	run(t, dsn, fmt.Sprintf(`GRANT CREATE ON DATABASE %s TO legacy_owner; GRANT ALL ON SCHEMA public TO legacy_owner`, databaseOf(t, dsn)))
+	execSQL(t, dsn, fmt.Sprintf(`GRANT CREATE ON DATABASE %s TO legacy_owner; GRANT ALL ON SCHEMA public TO legacy_owner`, databaseOf(t, dsn)))
 	cmd := exec.Command(bin+"/psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", dsn)
 	cmd.Env = append(os.Environ(), "PGOPTIONS=-c role=legacy_owner")
 	cmd.Stdin = z
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
-	run(t, dsn, `DO $$ DECLARE s name; BEGIN
+	execSQL(t, dsn, `DO $$ DECLARE s name; BEGIN
 		FOR s IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'acme%' LOOP
 			EXECUTE format('GRANT USAGE ON SCHEMA %1$I TO legacy_app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %1$I TO legacy_app; GRANT USAGE ON ALL SEQUENCES IN SCHEMA %1$I TO legacy_app', s);
 		END LOOP;
@@ -162,8 +162,8 @@ func databaseOf(t *testing.T, dsn string) string {
 	return cfg.Database
 }
 
-// run executes statements as the connection string's role.
-func run(t *testing.T, dsn, sql string) {
+// execSQL executes statements as the connection string's role.
+func execSQL(t *testing.T, dsn, sql string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
 	require.NoError(t, err)

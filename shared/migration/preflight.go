@@ -30,6 +30,9 @@ func (p Preflight) summary() string {
 		if out != "" {
 			out += "; "
 		}
+		if f.Schema != "" {
+			out += "schema " + f.Schema + ": "
+		}
 		out += f.Message
 	}
 	if out == "" {

@@ -70,7 +70,24 @@ func (r Registration) Apply(ctx context.Context) (Registered, error) {
 		r.Source.Name, plan.Layout.GreenSchema, described); err != nil {
 		return out, fmt.Errorf("migration: record source %s: %w", r.Source.Name, err)
 	}
+	if err := shareReferences(ctx, blue, plan.Layout); err != nil {
+		return out, err
+	}
 	return out, enterTenants(ctx, blue, green, r.Source, tenants)
+}
+
+// shareReferences lets the platform's roles read the public tables that go along.
+func shareReferences(ctx context.Context, blue *pgx.Conn, l convert.Layout) error {
+	statements := []string{`GRANT USAGE ON SCHEMA public TO coditect_app, coditect_migrator, coditect_readonly`}
+	for _, t := range l.References {
+		statements = append(statements, `GRANT SELECT ON `+quoted(t.Schema, t.Name)+` TO coditect_app, coditect_migrator, coditect_readonly`)
+	}
+	for _, s := range statements {
+		if _, err := blue.Exec(ctx, s); err != nil {
+			return fmt.Errorf("migration: rights on public tables: %w", err)
+		}
+	}
+	return nil
 }
 
 func (r Registration) connect(ctx context.Context) (blue, green *pgx.Conn, err error) {
@@ -172,7 +189,7 @@ func enterTenants(ctx context.Context, blue, green *pgx.Conn, s *source.Source, 
 			GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %[1]s TO coditect_app, coditect_migrator`, name), pgx.QueryExecModeSimpleProtocol); err != nil {
 			return fmt.Errorf("migration: rights on schema %s: %w", t.Schema, err)
 		}
-		if _, err := blue.Exec(ctx, `INSERT INTO coditect.gate (tenant_id, schema_name, epoch) VALUES ($1, $2, 1) ON CONFLICT (tenant_id) DO NOTHING`, id, t.Schema); err != nil {
+		if _, err := blue.Exec(ctx, `INSERT INTO coditect.gate (tenant_id, schema_name, shared_schema, epoch) VALUES ($1, $2, 'public', 1) ON CONFLICT (tenant_id) DO NOTHING`, id, t.Schema); err != nil {
 			return err
 		}
 		if _, err := green.Exec(ctx, `INSERT INTO control.tenant (id, name, slug, source, home, database_name, schema_name, status)

@@ -110,7 +110,7 @@ func (s *step) drop(ctx context.Context, run Run, open []Move) ([]Move, error) {
 			why = "the run was cancelled"
 		case v.FencedAt != nil && s.m.now().Sub(*v.FencedAt) > pauseLimit(run):
 			why = fmt.Sprintf("the tenant was fenced for longer than %v: writes go on in blue", pauseLimit(run))
-		case v.Attempts >= s.m.cfg.MaxAttempts:
+		case v.State == Planned && v.Attempts >= s.m.cfg.MaxAttempts: // a fenced one is bounded by its pause
 			why = fmt.Sprintf("given up after %d attempts", v.Attempts)
 			if v.Error != nil {
 				why += ": " + *v.Error

@@ -16,10 +16,12 @@ CREATE TABLE coditect.database (
 --   closed     the tenant has left: neither reads nor writes
 --   suspended  neither reads nor writes, wherever it lives
 --   token      the fencing token of whoever fenced, lifted or closed last; a smaller one is a zombie's and is refused
+--   shared_schema  where tables that all tenants of a foreign source share are found, after the tenant's own
 --   fence_id   grows whenever a fence goes up: rows copied under one fence prove nothing under the next
 CREATE TABLE coditect.gate (
     tenant_id   uuid PRIMARY KEY,
     schema_name text NOT NULL,
+    shared_schema text,
     epoch       bigint NOT NULL,
     fenced      boolean NOT NULL DEFAULT false,
     closed      boolean NOT NULL DEFAULT false,
@@ -115,13 +117,13 @@ END $$;
 -- Enters a tenant on Citus: only a literal SET LOCAL reaches the workers, so it is put together here. No row: the
 -- tenant is not here (any more), and the caller asks the directory again.
 -- +goose StatementBegin
-CREATE FUNCTION coditect.enter(p_tenant uuid) RETURNS TABLE (schema_name text, epoch bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION coditect.enter(p_tenant uuid) RETURNS TABLE (path text, epoch bigint) LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT g.schema_name, g.epoch INTO schema_name, epoch
+    SELECT concat_ws(', ', quote_ident(g.schema_name), quote_ident(g.shared_schema)), g.epoch INTO path, epoch
         FROM coditect.gate g WHERE g.tenant_id = p_tenant AND NOT g.closed AND NOT g.suspended;
     IF NOT FOUND THEN RETURN; END IF;
     EXECUTE format('SET LOCAL app.tenant_id = %L', p_tenant);
-    EXECUTE format('SET LOCAL search_path = %I', schema_name);
+    EXECUTE 'SET LOCAL search_path = ' || path;
     RETURN NEXT;
 END $$;
 -- +goose StatementEnd
