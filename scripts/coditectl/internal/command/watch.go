@@ -1,0 +1,110 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/coditect/platform/scripts/coditectl/internal/client"
+	"github.com/coditect/platform/shared/migration"
+)
+
+const (
+	watchEvery = 500 * time.Millisecond
+	// outage is how long a function may be away, for a new version of it or a crash.
+	outage = 2 * time.Minute
+)
+
+func (p *program) migrateWatch() *cobra.Command {
+	return &cobra.Command{
+		Use: "watch RUN", Short: "Watch a run until it ends", Args: args("RUN, the run's ID"),
+		Long: "Watch a run until it ends. The exit code is 4 when a tenant was not moved.\n\nInterrupting the watching does not interrupt the run.",
+		RunE: func(c *cobra.Command, args []string) error {
+			api, id, err := p.ofRun(args[0])
+			if err != nil {
+				return err
+			}
+			return p.watch(c.Context(), api, id, 0)
+		},
+	}
+}
+
+// watch shows a run until it ends. LeftOut is how many tenants were refused before it began.
+func (p *program) watch(ctx context.Context, api *client.Client, id uuid.UUID, leftOut int) error {
+	defer p.Console.Done()
+	for away := time.Duration(0); ; {
+		body, s, err := status(ctx, api, id)
+		switch {
+		case err != nil && isOutage(err) && away < outage:
+			away += watchEvery
+		case err != nil:
+			return err
+		default:
+			away = 0
+			settled := s.Counts[migration.Green] + s.Counts[migration.Blue]
+			p.Console.Progress(int(settled), int(s.Tenants), remark(s))
+			if s.State == migration.Done || s.State == migration.Cancelled {
+				p.Console.Done()
+				return p.ended(body, s, leftOut)
+			}
+		}
+		if err := p.Wait(ctx, watchEvery); err != nil {
+			return err
+		}
+	}
+}
+
+func (p *program) ended(body json.RawMessage, s migration.Status, leftOut int) error {
+	if err := p.print(body, func(w io.Writer) { showStatus(w, s) }); err != nil {
+		return err
+	}
+	if missing := s.Tenants - s.Counts[migration.Green] + int64(leftOut); missing > 0 {
+		return &outcome{exitNotAll, fmt.Sprintf("not moved: %d of %s", missing, count(s.Tenants+int64(leftOut), "tenant"))}
+	}
+	return nil
+}
+
+func isOutage(err error) bool {
+	var nobody *client.UnreachableError
+	var problem *client.Problem
+	return errors.As(err, &nobody) || errors.As(err, &problem) && problem.Unavailable()
+}
+
+func remark(s migration.Status) string {
+	out := fmt.Sprintf("%s, %d green, %d moving, %s", s.State, s.Counts[migration.Green], s.Counts[migration.Fenced], count(s.RowsMoved, "row"))
+	if n := len(s.Failed); n > 0 {
+		out += fmt.Sprintf(", %d in trouble", n)
+	}
+	return out
+}
+
+func status(ctx context.Context, api *client.Client, id uuid.UUID) (json.RawMessage, migration.Status, error) {
+	var s migration.Status
+	body, err := api.Do(ctx, http.MethodGet, "/migrations/runs/"+id.String(), nil, nil)
+	if err != nil {
+		return nil, s, err
+	}
+	return body, s, json.Unmarshal(body, &s)
+}
+
+func showStatus(w io.Writer, s migration.Status) {
+	fmt.Fprintf(w, "Run %s of source %s is %s\n", s.ID, s.Source, s.State)
+	fmt.Fprintf(w, "  tenants      %d: %d green, %d in blue, %d moving, %d waiting\n", s.Tenants,
+		s.Counts[migration.Green], s.Counts[migration.Blue], s.Counts[migration.Fenced], s.Counts[migration.Planned])
+	fmt.Fprintf(w, "  rows         %d in %.1f s\n", s.RowsMoved, s.Seconds)
+	fmt.Fprintf(w, "  write pause  half of the tenants at most %.0f ms, 99 %% at most %.0f ms, longest %.0f ms\n", s.Pause.P50, s.Pause.P99, s.Pause.Max)
+	for _, f := range s.Failed {
+		where := "is " + string(f.State)
+		if f.State == migration.Blue {
+			where = "stays in blue"
+		}
+		fmt.Fprintf(w, "  %s (%s) %s: %s\n", f.Schema, f.Tenant, where, f.Error)
+	}
+}
