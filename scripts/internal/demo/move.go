@@ -25,7 +25,6 @@ type moved struct {
 	total    int
 	green    int
 	rows     int64
-	seconds  float64
 	failures []string
 }
 
@@ -85,7 +84,6 @@ func (e Environment) standing(ctx context.Context, all []tenant.ID) (runs []uuid
 // move asks for a run for each source and watches until all have ended.
 func (e Environment) move(ctx context.Context, all []tenant.ID, figures func() traffic.Figures) (moved, error) {
 	m := moved{total: len(all)}
-	began := time.Now()
 	runs, todo, _, err := e.standing(ctx, all)
 	if err != nil {
 		return m, err
@@ -103,7 +101,6 @@ func (e Environment) move(ctx context.Context, all []tenant.ID, figures func() t
 	if err != nil {
 		return m, err
 	}
-	m.seconds = time.Since(began).Seconds()
 	for _, s := range statuses {
 		m.rows += s.RowsMoved
 		for _, f := range s.Failed {

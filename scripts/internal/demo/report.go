@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/coditect/platform/scripts/internal/terminal"
 )
@@ -15,7 +16,7 @@ type Report struct {
 	TenantsFailed      int     `json:"tenants_failed"`
 	WritesFenced       int64   `json:"writes_fenced"` // of the old application: its only allowed failure
 	RowsMoved          int64   `json:"rows_moved"`
-	Seconds            float64 `json:"seconds"` // from the start of the first run to the end of the last
+	Seconds            float64 `json:"seconds"` // from the start of the first run to the end of the last, interruptions included
 	RowsPerSecond      float64 `json:"rows_per_second"`
 	Requests           int64   `json:"requests"`
 	RequestsFailed     int64   `json:"requests_failed"` // what users would have seen as an error
@@ -40,8 +41,9 @@ type Pause struct {
 
 // details say what went wrong.
 type details struct {
-	Different int      // rows or reads that nobody wrote
-	Sentences []string // examples
+	Different int           // rows or reads that nobody wrote
+	Slowest   time.Duration // the longest that a caller waited for a write
+	Sentences []string      // examples
 }
 
 // Clean reports whether nothing was lost, duplicated, different or failed.
@@ -58,7 +60,7 @@ func (r Report) Print(c *terminal.Console) {
 	c.Say("  Moved            %d tenants, %d failed", r.TenantsMoved, r.TenantsFailed)
 	c.Say("                   %d rows in %.1f s (%.0f rows/s, beside the traffic)", r.RowsMoved, r.Seconds, r.RowsPerSecond)
 	c.Say("  Write pause      p50 %.0f ms, p99 %.0f ms, longest %.0f ms", r.PauseMS.P50, r.PauseMS.P99, r.PauseMS.Max)
-	c.Say("  Traffic          %d requests, %d failed", r.Requests, r.RequestsFailed)
+	c.Say("  Traffic          %d requests, %d failed; the slowest write took its caller %d ms", r.Requests, r.RequestsFailed, r.details.Slowest.Milliseconds())
 	c.Say("  Old application  %d writes refused by the fence, as they must be", r.WritesFenced)
 	c.Say("  Every write      %d acknowledged; %d lost, %d duplicated, %d different", r.AcknowledgedWrites, r.WritesLost, r.WritesDuplicated, r.details.Different)
 	if r.Verified {

@@ -36,10 +36,9 @@ func Prepare(ctx context.Context, e Environment) error {
 
 // saved is a report with what its file leaves out.
 type saved struct {
-	Report    Report
-	Different int
-	Sentences []string
-	Tenants   int
+	Done    bool
+	Report  Report
+	Details details
 }
 
 // Run makes our own tenants, starts the traffic, moves everybody, stops the
@@ -50,16 +49,16 @@ func Run(ctx context.Context, e Environment) (Report, error) {
 	if err := e.State.Load(reportFile, &s); err != nil {
 		return Report{}, err
 	}
-	if s.Tenants > 0 {
+	if s.Done {
 		e.Console.Say("The demo has been run on this state; its report was (scripts/dev --fresh runs it again):")
-		s.Report.details = details{Different: s.Different, Sentences: s.Sentences}
+		s.Report.details = s.Details
 		return s.Report, nil
 	}
 	r, err := e.run(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	return r, e.State.Save(reportFile, saved{Report: r, Different: r.details.Different, Sentences: r.details.Sentences, Tenants: e.Tenants})
+	return r, e.State.Save(reportFile, saved{Done: true, Report: r, Details: r.details})
 }
 
 func (e Environment) run(ctx context.Context) (Report, error) {
@@ -155,13 +154,10 @@ func (e Environment) report(ctx context.Context, m moved, t *traffic.Traffic, v 
 	f := t.Figures()
 	r := Report{
 		TenantsMoved: m.green, TenantsFailed: m.total - m.green, WritesFenced: f.Fenced,
-		RowsMoved: m.rows, Seconds: m.seconds, Requests: f.Requests, RequestsFailed: f.Failed,
+		RowsMoved: m.rows, Requests: f.Requests, RequestsFailed: f.Failed,
 		AcknowledgedWrites: int64(v.Acknowledged), WritesLost: int64(v.Lost), WritesDuplicated: int64(v.Duplicated),
 	}
-	if m.seconds > 0 {
-		r.RowsPerSecond = float64(m.rows) / m.seconds
-	}
-	r.details.Different = v.Different + int(f.Stale)
+	r.details.Different, r.details.Slowest = v.Different+int(f.Stale), f.Slowest
 	r.details.Sentences = append(append(m.failures, v.Examples...), t.Errors()...)
 	r.Verified = m.green == m.total && v.Clean() && f.Stale == 0
 	conn, err := pgx.Connect(ctx, e.Green)
@@ -169,6 +165,13 @@ func (e Environment) report(ctx context.Context, m moved, t *traffic.Traffic, v 
 		return r, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	if err := conn.QueryRow(ctx, `SELECT coalesce(extract(epoch FROM max(coalesce(finished_at, clock_timestamp())) - min(started_at)), 0)::float8
+		FROM control.run WHERE id = ANY($1)`, m.runs).Scan(&r.Seconds); err != nil {
+		return r, err
+	}
+	if r.Seconds > 0 {
+		r.RowsPerSecond = float64(r.RowsMoved) / r.Seconds
+	}
 	// Over all runs: percentiles of single runs cannot be added up. A step measures its
 	// own fence; when it was killed and another one finished the move, the time from
 	// the first fence to the flip is what the tenant's users have waited.

@@ -56,6 +56,8 @@ type Figures struct {
 	Fenced   int64 // refused by the fence, where that is allowed
 	Acked    int64 // acknowledged writes
 	Stale    int64 // reads that returned something older than acknowledged, or never written
+	// Slowest is the longest that a caller waited for a write that was acknowledged.
+	Slowest time.Duration
 }
 
 // Traffic is a running generator.
@@ -65,7 +67,7 @@ type Traffic struct {
 	stop    context.CancelFunc
 	writers sync.WaitGroup
 
-	requests, failed, fenced, acked, stale atomic.Int64
+	requests, failed, fenced, acked, stale, slowest atomic.Int64
 
 	mu     sync.Mutex
 	errors []string
@@ -97,7 +99,7 @@ func (t *Traffic) Stop() {
 func (t *Traffic) Figures() Figures {
 	return Figures{
 		Requests: t.requests.Load(), Failed: t.failed.Load(), Fenced: t.fenced.Load(),
-		Acked: t.acked.Load(), Stale: t.stale.Load(),
+		Acked: t.acked.Load(), Stale: t.stale.Load(), Slowest: time.Duration(t.slowest.Load()),
 	}
 }
 
@@ -161,17 +163,29 @@ func (t *Traffic) request(ctx context.Context, w Writer, rows []*mine, token str
 // write tries one version of a row and records what became of it.
 func (t *Traffic) write(w Writer, row *mine, version int, do func(text string) error) bool {
 	t.journal.record(row.key, version, tried)
+	began := time.Now()
 	err := do(Text(row.key.Token, version))
 	var refusal Refusal
 	switch {
 	case err == nil:
 		t.journal.record(row.key, version, acknowledged)
 		t.acked.Add(1)
+		t.wait(time.Since(began))
 	case errors.Is(err, ErrFenced), errors.As(err, &refusal):
 		t.journal.record(row.key, version, refused)
 	}
 	t.count(w, err)
 	return err == nil
+}
+
+// wait remembers d if it is the longest so far.
+func (t *Traffic) wait(d time.Duration) {
+	for {
+		old := t.slowest.Load()
+		if int64(d) <= old || t.slowest.CompareAndSwap(old, int64(d)) {
+			return
+		}
+	}
 }
 
 func (t *Traffic) read(ctx context.Context, w Writer, row *mine) {
