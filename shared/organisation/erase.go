@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/tenant"
@@ -73,9 +74,8 @@ func (s *Service) dropBlue(ctx context.Context, o Organisation) error {
 	return nil
 }
 
-// eraseGreen deletes the tenant's rows from every shared table, each in a
-// transaction of its own on another connection: what a deadline cuts short is
-// not begun anew. The gate goes with tx.
+// eraseGreen deletes the tenant's rows from every shared table. The gate goes
+// with tx.
 func (s *Service) eraseGreen(ctx context.Context, tx pgx.Tx, o Organisation) error {
 	var schema string
 	if err := tx.QueryRow(ctx, `SELECT green_schema FROM control.source WHERE name = $1`, o.Source).Scan(&schema); err != nil {
@@ -89,27 +89,48 @@ func (s *Service) eraseGreen(ctx context.Context, tx pgx.Tx, o Organisation) err
 	if err != nil {
 		return err
 	}
+	for _, t := range tables {
+		for _, sql := range t.statements() {
+			if err := inChunks(ctx, green, o.ID, sql); err != nil {
+				return fmt.Errorf("organisation: erase %s of %s: %w", t.name, o.ID, err)
+			}
+		}
+	}
+	_, err = tx.Exec(ctx, `DELETE FROM coditect.gate WHERE tenant_id = $1`, o.ID)
+	return err
+}
+
+// chunk is how many rows go in one transaction.
+const chunk = 20_000
+
+// inChunks runs a statement on at most chunk rows until it touches fewer, each
+// time in a transaction of its own on another connection than the lock's: a
+// deadline that cuts a large tenant's erasure short leaves less to the next
+// sweep, and not all of it again.
+func inChunks(ctx context.Context, green *citus.Pool, id tenant.ID, sql string) error {
 	isCitus, err := green.HasCitus(ctx)
 	if err != nil {
 		return err
 	}
-	for _, table := range tables {
+	for touched := int64(chunk); touched >= chunk; {
 		err := inTx(ctx, green, func(tx pgx.Tx) error {
 			b := &pgx.Batch{}
 			if isCitus {
 				b.Queue(`SET LOCAL citus.propagate_set_commands = 'local'`)
 			}
 			// Literal, so that it reaches the workers; an ID is nothing but hexadecimal digits.
-			b.Queue(`SET LOCAL app.tenant_id = '` + o.ID.String() + `'`)
-			b.Queue(`DELETE FROM `+pgx.Identifier{schema, table}.Sanitize()+` WHERE tenant_id = $1`, o.ID)
+			b.Queue(`SET LOCAL app.tenant_id = '` + id.String() + `'`)
+			b.Queue(sql, id).Exec(func(tag pgconn.CommandTag) error {
+				touched = tag.RowsAffected()
+				return nil
+			})
 			return tx.SendBatch(ctx, b).Close()
 		})
 		if err != nil {
-			return fmt.Errorf("organisation: erase %s of %s: %w", table, o.ID, err)
+			return err
 		}
 	}
-	_, err = tx.Exec(ctx, `DELETE FROM coditect.gate WHERE tenant_id = $1`, o.ID)
-	return err
+	return nil
 }
 
 // end revokes and forgets what else is the tenant's. The row stays: its slug
@@ -136,55 +157,83 @@ func (s *Service) end(ctx context.Context, tx pgx.Tx, o Organisation) error {
 	return s.record(ctx, tx, "tenant.deleted", sweeper, o, "")
 }
 
+// table is a shared table with tenants' rows.
+type table struct {
+	schema, name string
+	refers       []string // other tables
+	self         []string // nullable columns of its references to itself
+	whole        bool     // cannot be erased in chunks
+}
+
+// statements returns what erases one tenant's rows. Rows that refer to rows of
+// the same table are cut loose first: a chunk may hold a parent without its
+// children.
+func (t table) statements() []string {
+	name := pgx.Identifier{t.schema, t.name}.Sanitize()
+	if t.whole {
+		return []string{`DELETE FROM ` + name + ` WHERE tenant_id = $1`}
+	}
+	some := func(condition string) string {
+		return fmt.Sprintf(` WHERE tenant_id = $1 AND ctid = ANY (ARRAY(SELECT ctid FROM %s WHERE tenant_id = $1%s LIMIT %d))`, name, condition, chunk)
+	}
+	var out []string
+	for _, column := range t.self {
+		c := pgx.Identifier{column}.Sanitize()
+		out = append(out, `UPDATE `+name+` SET `+c+` = NULL`+some(` AND `+c+` IS NOT NULL`))
+	}
+	return append(out, `DELETE FROM `+name+some(``))
+}
+
 // tenantTables lists the tables of a schema that have tenants' rows, those that
 // refer to others before those they refer to.
-func tenantTables(ctx context.Context, db querier, schema string) ([]string, error) {
+func tenantTables(ctx context.Context, db querier, schema string) ([]table, error) {
 	rows, err := db.Query(ctx, `SELECT c.relname::text,
-			coalesce(array_agg(r.relname::text) FILTER (WHERE r.oid IS NOT NULL AND r.oid <> c.oid), '{}')
+			ARRAY(SELECT r.relname::text FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid
+				WHERE k.conrelid = c.oid AND k.contype = 'f' AND k.confrelid <> c.oid),
+			ARRAY(SELECT DISTINCT x.attname::text FROM pg_constraint k JOIN pg_attribute x ON x.attrelid = c.oid AND x.attnum = ANY (k.conkey) AND NOT x.attnotnull
+				WHERE k.conrelid = c.oid AND k.contype = 'f' AND k.confrelid = c.oid),
+			-- A partitioned table's ctid is not unique; a reference to itself that cannot be NULL cannot be cut.
+			c.relkind = 'p' OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f' AND k.confrelid = c.oid
+				AND NOT EXISTS (SELECT FROM pg_attribute x WHERE x.attrelid = c.oid AND x.attnum = ANY (k.conkey) AND NOT x.attnotnull))
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
-		LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
-		LEFT JOIN pg_class r ON r.oid = k.confrelid
-		WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-		GROUP BY c.relname ORDER BY c.relname`, schema)
+		WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.relname`, schema)
 	if err != nil {
 		return nil, err
 	}
-	refers := map[string][]string{}
-	var names []string
-	var name string
-	var to []string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &to}, func() error {
-		names = append(names, name)
-		refers[name] = slices.Clone(to)
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	return referrersFirst(names, refers), nil
+	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (table, error) {
+		t := table{schema: schema}
+		err := row.Scan(&t.name, &t.refers, &t.self, &t.whole)
+		return t, err
+	})
+	return referrersFirst(tables), err
 }
 
 // referrersFirst orders tables so that each comes before those it refers to.
 // Tables that refer to each other in a ring come in the order of their names.
-func referrersFirst(names []string, refers map[string][]string) []string {
-	var order []string
-	seen := map[string]bool{}
-	var visit func(string)
-	visit = func(n string) {
-		if seen[n] {
-			return
-		}
-		seen[n] = true
-		for _, to := range refers[n] {
-			visit(to)
-		}
-		order = append(order, n)
+func referrersFirst(tables []table) []table {
+	byName := map[string]table{}
+	for _, t := range tables {
+		byName[t.name] = t
 	}
-	for _, n := range names {
-		visit(n)
+	var order []table
+	seen := map[string]bool{}
+	var visit func(table)
+	visit = func(t table) {
+		seen[t.name] = true
+		for _, to := range t.refers {
+			if next, ours := byName[to]; ours && !seen[to] {
+				visit(next)
+			}
+		}
+		order = append(order, t)
+	}
+	for _, t := range tables {
+		if !seen[t.name] {
+			visit(t)
+		}
 	}
 	slices.Reverse(order)
-	// What is referred to but has no tenant_id is shared by all tenants.
-	return slices.DeleteFunc(order, func(n string) bool { _, ours := refers[n]; return !ours })
+	return order
 }

@@ -245,6 +245,23 @@ func TestErasureIsTakenUpAgain(t *testing.T) {
 	}
 }
 
+// A tenant of more rows than one chunk, in a tree across the chunks, is erased.
+func TestLargeTenantIsErasedInChunks(t *testing.T) {
+	w := newWorld(t)
+	id := w.NewTenant(t, tenant.Green)
+	_, err := w.Control.Exec(t.Context(), `INSERT INTO app.project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $1, 'p', now(), now())`, id)
+	require.NoError(t, err)
+	// Each task is the child of the one before.
+	_, err = w.Control.Exec(t.Context(), `INSERT INTO app.task (tenant_id, id, project_id, parent_id, title, created_at, updated_at)
+		SELECT $1, lpad(to_hex(n), 32, '0')::uuid, $1, CASE WHEN n > 1 THEN lpad(to_hex(n - 1), 32, '0')::uuid END, 't', now(), now()
+		FROM generate_series(1, 45000) n`, id)
+	require.NoError(t, err)
+	_, err = w.service(w.Databases, "green", 0).Delete(t.Context(), operator, id, 0)
+	require.NoError(t, err)
+	require.Equal(t, organisation.Swept{Erased: 1}, w.sweep(2*time.Hour))
+	require.Zero(t, w.count(`SELECT count(*) FROM app.task WHERE tenant_id = $1`, id))
+}
+
 // move writes a move's row as the mover would.
 func (w *world) move(id tenant.ID, state string) {
 	w.t.Helper()
