@@ -45,9 +45,8 @@ func (d *devNull) Header() http.Header         { return d.h }
 func (d *devNull) Write(b []byte) (int, error) { return len(b), nil }
 func (d *devNull) WriteHeader(int)             {}
 
-// benchmarkEdge measures all of edge, request log included, around a handler
-// that returns rows from memory.
-func benchmarkEdge(b *testing.B, rows int) {
+// pages is an API with one operation that returns rows from memory.
+func pages(rows int) *edge.API {
 	a := edge.New(edge.Config{Name: "bench", Version: "1", Logger: edge.NewLogger(io.Discard, nil)}, names{})
 	out := &page{}
 	out.Body.Items = make([]row, rows)
@@ -57,6 +56,13 @@ func benchmarkEdge(b *testing.B, rows int) {
 	}
 	edge.Register(a, edge.Operation{ID: "list", Method: "GET", Path: "/tasks", Summary: "List", Scope: auth.ProjectsRead},
 		func(context.Context, auth.Principal, *listInput) (*page, error) { return out, nil })
+	return a
+}
+
+// benchmarkEdge measures all of edge, request log included, around a handler
+// that returns rows from memory.
+func benchmarkEdge(b *testing.B, rows int) {
+	a := pages(rows)
 	r := httptest.NewRequest(http.MethodGet, "/tasks?limit=20&status=open", http.NoBody)
 	r.Header.Set("Authorization", "Bearer good")
 	w := httptest.NewRecorder()
@@ -70,6 +76,25 @@ func benchmarkEdge(b *testing.B, rows int) {
 
 func BenchmarkEdgeEmptyPage(b *testing.B) { benchmarkEdge(b, 0) }
 func BenchmarkEdgePageOf20(b *testing.B)  { benchmarkEdge(b, 20) }
+
+// BenchmarkPageOf20OverHTTP has the client, on the same cores, in its figures.
+func BenchmarkPageOf20OverHTTP(b *testing.B) {
+	server := httptest.NewServer(pages(20))
+	defer server.Close()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, server.URL+"/tasks?limit=20&status=open", nil)
+			require.NoError(b, err)
+			r.Header.Set("Authorization", "Bearer good")
+			resp, err := client.Do(r)
+			require.NoError(b, err)
+			_, err = io.Copy(io.Discard, resp.Body)
+			require.NoError(b, err)
+			require.NoError(b, resp.Body.Close())
+		}
+	})
+}
 
 // BenchmarkNew is what building an API with ten operations adds to a cold start.
 func BenchmarkNew(b *testing.B) {
