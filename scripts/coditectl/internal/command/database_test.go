@@ -48,13 +48,13 @@ func TestSchemaApply(t *testing.T) {
 	r = call(t, env, "schema", "apply", "--json", "--parallel", "2")
 	require.Equal(t, 0, r.code, r.err)
 	require.Contains(t, r.err, "1 of 1  tenants' schemas in blue\n")
-	var result struct {
+	var applied struct {
 		Green, Blue struct{ Applied, Notes []string }
 		Upgraded    int
 	}
-	require.NoError(t, json.Unmarshal([]byte(r.out), &result))
-	require.Equal(t, 1, result.Upgraded)
-	require.Empty(t, result.Green.Applied)
+	require.NoError(t, json.Unmarshal([]byte(r.out), &applied))
+	require.Equal(t, 1, applied.Upgraded)
+	require.Empty(t, applied.Green.Applied)
 
 	other, err := schema.CreateBlueTenant(t.Context(), blue, broken, 1)
 	require.NoError(t, err)
