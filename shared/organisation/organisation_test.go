@@ -254,7 +254,7 @@ func TestLargeTenantIsErasedInChunks(t *testing.T) {
 	// Each task is the child of the one before.
 	_, err = w.Control.Exec(t.Context(), `INSERT INTO app.task (tenant_id, id, project_id, parent_id, title, created_at, updated_at)
 		SELECT $1, lpad(to_hex(n), 32, '0')::uuid, $1, CASE WHEN n > 1 THEN lpad(to_hex(n - 1), 32, '0')::uuid END, 't', now(), now()
-		FROM generate_series(1, 45000) n`, id)
+		FROM generate_series(1, 12000) n`, id)
 	require.NoError(t, err)
 	_, err = w.service(w.Databases, "green", 0).Delete(t.Context(), operator, id, 0)
 	require.NoError(t, err)
