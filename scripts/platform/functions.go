@@ -12,9 +12,9 @@ import (
 	"strings"
 
 	"github.com/coditect/platform/scripts/internal/demo"
-	"github.com/coditect/platform/scripts/internal/issuer"
 	"github.com/coditect/platform/scripts/internal/supervisor"
 	"github.com/coditect/platform/shared/taskqueue"
+	"github.com/coditect/platform/shared/taskqueue/issuer"
 )
 
 // function is one function: a program, its port and what it is told.

@@ -18,10 +18,10 @@ import (
 
 	"github.com/coditect/platform/scripts/internal/demo"
 	"github.com/coditect/platform/scripts/internal/gateway"
-	"github.com/coditect/platform/scripts/internal/issuer"
 	"github.com/coditect/platform/scripts/internal/ports"
 	"github.com/coditect/platform/scripts/internal/statedir"
 	"github.com/coditect/platform/scripts/internal/terminal"
+	"github.com/coditect/platform/shared/taskqueue/issuer"
 )
 
 // platform is everything that runs.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/coditect/platform/shared/citus/localpg/child"
 	"github.com/coditect/platform/shared/taskqueue"
+	"github.com/coditect/platform/shared/taskqueue/issuer"
 )
 
 // BinaryVariable names a ready-made emulator program, so that a test run builds it once.
@@ -32,26 +33,37 @@ const QueueName = "projects/dev/locations/local/queues/migration"
 // Emulator is one running emulator.
 type Emulator struct {
 	Addr string // host:port, stays the same over Restart
-	t    testing.TB
-	proc *child.Process
-	log  bytes.Buffer
+	// Issuer is the URL whose keys sign the identity tokens of deliveries.
+	Issuer string
+	t      testing.TB
+	proc   *child.Process
+	log    bytes.Buffer
 }
 
 // Start starts an emulator that ends with the test.
 func Start(t testing.TB) *Emulator {
 	t.Helper()
+	i, err := issuer.Start(0)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, i.Close()) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	e := &Emulator{t: t, Addr: l.Addr().String()}
+	e := &Emulator{t: t, Addr: l.Addr().String(), Issuer: i.URL}
 	require.NoError(t, l.Close())
 	e.Restart()
 	t.Cleanup(e.Kill)
 	return e
 }
 
+// Caller and Audience are in the identity token that each delivery carries.
+const (
+	Caller   = "queue@dev.example"
+	Audience = "step"
+)
+
 // Config is the configuration of a queue in this emulator whose tasks go to stepURL.
 func (e *Emulator) Config(stepURL string) taskqueue.Config {
-	return taskqueue.Config{Emulator: e.Addr, Queue: QueueName, URL: stepURL}
+	return taskqueue.Config{Emulator: e.Addr, Queue: QueueName, URL: stepURL, ServiceAccount: Caller, Audience: Audience}
 }
 
 // Open returns a queue whose tasks go to stepURL, at most eight at a time.
@@ -78,7 +90,7 @@ func (e *Emulator) Restart() {
 	require.NoError(e.t, err)
 	host, port, err := net.SplitHostPort(e.Addr)
 	require.NoError(e.t, err)
-	cmd := exec.Command(program, "-host", host, "-port", port)
+	cmd := exec.Command(program, "-host", host, "-port", port, "-openid-issuer", e.Issuer)
 	cmd.Stdout, cmd.Stderr = &e.log, &e.log
 	e.proc, err = child.Start(cmd, syscall.SIGKILL)
 	require.NoError(e.t, err)

@@ -13,11 +13,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/coditect/platform/scripts/internal/issuer"
 	"github.com/coditect/platform/shared/auth"
 	"github.com/coditect/platform/shared/citus/localpg/child"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/taskqueue"
+	"github.com/coditect/platform/shared/taskqueue/issuer"
 	"github.com/coditect/platform/shared/taskqueue/tasktest"
 )
 

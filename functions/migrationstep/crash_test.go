@@ -1,0 +1,366 @@
+package migrationstep_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/citus/localpg"
+	"github.com/coditect/platform/shared/citus/localpg/child"
+	"github.com/coditect/platform/shared/directory"
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/schema"
+	"github.com/coditect/platform/shared/taskqueue"
+	"github.com/coditect/platform/shared/taskqueue/tasktest"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// platform is everything a move needs, each part a process of its own that can be
+// killed: two databases, the task queue, the step function. A sweeper stands for Cloud
+// Scheduler.
+type platform struct {
+	t           *testing.T
+	blue, green *localpg.Server
+	tasks       *tasktest.Emulator
+	queue       *taskqueue.Queue
+	mover       *migration.Mover
+	door        *citus.Door
+	admin       *citus.Databases
+
+	program string // the step function's
+	port    int
+	crashed string // a file that says that the step function has killed itself
+	mu      sync.Mutex
+	step    *child.Process
+	point   string
+}
+
+func start(t *testing.T) *platform {
+	t.Helper()
+	ctx := t.Context()
+	p := &platform{t: t, program: filepath.Join(t.TempDir(), "migrationstep"), crashed: filepath.Join(t.TempDir(), "crashed")}
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", p.program, "./cmd").CombinedOutput()
+	require.NoError(t, err, string(out))
+	for _, s := range []**localpg.Server{&p.blue, &p.green} {
+		server, err := localpg.Start(ctx, localpg.Options{}) // durable: it will be killed
+		require.NoError(t, err)
+		*s = server
+		t.Cleanup(func() { _ = server.Kill(); _ = server.Remove() })
+	}
+	green, blue := p.green.DSN("postgres", "postgres"), p.blue.DSN("postgres", "postgres")
+	_, err = schema.ApplyGreen(ctx, green)
+	require.NoError(t, err)
+	_, err = schema.ApplyHome(ctx, schema.Database{DSN: blue, Name: citus.BlueDatabase, Kind: tenant.Blue})
+	require.NoError(t, err)
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p.port = l.Addr().(*net.TCPAddr).Port
+	require.NoError(t, l.Close())
+	p.tasks = tasktest.Start(t)
+	p.queue = p.tasks.Open(p.url())
+
+	open := func(role string) *citus.Databases {
+		dbs, err := citus.Open(ctx, citus.Config{Green: p.green.DSN("postgres", role), Blue: p.blue.DSN("postgres", role), MaxConns: 8, ReroutePatience: 60 * time.Second})
+		require.NoError(t, err)
+		t.Cleanup(dbs.Close)
+		return dbs
+	}
+	p.admin = open("postgres")
+	p.mover = migration.New(open("coditect_migrator"), p.queue, migration.Config{})
+	dbs := open("coditect_app")
+	p.door = citus.NewDoor(dbs, directory.New(dbs, 0))
+	return p
+}
+
+func (p *platform) url() string { return fmt.Sprintf("http://127.0.0.1:%d/step", p.port) }
+
+// serve runs the step function and starts it again whenever it dies, as Cloud Run does.
+// The first one kills itself at the point.
+func (p *platform) serve(point string) {
+	p.point = point
+	ctx, cancel := context.WithCancel(p.t.Context())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for ctx.Err() == nil {
+			proc, err := p.startStep()
+			if err != nil {
+				p.t.Errorf("start the step function: %v", err)
+				return
+			}
+			select {
+			case <-proc.Done():
+			case <-ctx.Done():
+				_ = proc.KillGroup()
+				<-proc.Done()
+			}
+		}
+	}()
+	p.t.Cleanup(func() { cancel(); <-stopped })
+}
+
+func (p *platform) startStep() (*child.Process, error) {
+	cmd := exec.Command(p.program)
+	cmd.Env = append(os.Environ(), "HOST=127.0.0.1", "PORT="+strconv.Itoa(p.port),
+		"CODITECT_GREEN_DSN="+p.green.DSN("postgres", "coditect_migrator"), "CODITECT_BLUE_DSN="+p.blue.DSN("postgres", "coditect_migrator"),
+		"CODITECT_TASKS_EMULATOR="+p.tasks.Addr, "CODITECT_TASKS_QUEUE="+tasktest.QueueName, "CODITECT_STEP_URL="+p.url(),
+		"CODITECT_TASKS_SERVICE_ACCOUNT="+tasktest.Caller, "CODITECT_TASKS_AUDIENCE="+tasktest.Audience,
+		"CODITECT_IDENTITY_ISSUER="+p.tasks.Issuer, "CODITECT_IDENTITY_AUDIENCE="+tasktest.Audience, "CODITECT_IDENTITY_CALLERS="+tasktest.Caller,
+		"CODITECT_GROUP_TENANTS=2", "CODITECT_BATCH_LEASE=1s", "CODITECT_CRASH_POINT="+p.point, "CODITECT_CRASH_ONCE="+p.crashed)
+	proc, err := child.Start(cmd, syscall.SIGKILL)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.step = proc
+	return proc, err
+}
+
+// killStep is kill -9 of the step function; serve starts another one.
+func (p *platform) killStep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.step != nil {
+		_ = p.step.KillGroup()
+	}
+}
+
+func (p *platform) tenants(n int) []tenant.ID {
+	p.t.Helper()
+	blue, err := p.admin.Pool(p.t.Context(), citus.BlueDatabase)
+	require.NoError(p.t, err)
+	control, err := p.admin.Control(p.t.Context())
+	require.NoError(p.t, err)
+	var ids []tenant.ID
+	for range n {
+		id := tenant.NewID()
+		name, err := schema.CreateBlueTenant(p.t.Context(), blue, id, 1)
+		require.NoError(p.t, err)
+		_, err = control.Exec(p.t.Context(), `INSERT INTO control.tenant (id, name, slug, home, database_name, schema_name, status) VALUES ($1, $2, $2, 'blue', 'blue', $3, 'active')`,
+			id, id.String(), name)
+		require.NoError(p.t, err)
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// journal is what writers were told is saved.
+type journal struct {
+	p      *platform
+	stop   context.CancelFunc
+	group  sync.WaitGroup
+	mu     sync.Mutex
+	acked  map[tenant.ID]map[tenant.ID]bool
+	unsure map[tenant.ID]bool // the answer to COMMIT was lost: may be there, once
+	failed []error
+	n      int
+}
+
+// write starts two writers per tenant. One that is told "try again" does so with the same
+// row; one that is told nothing looks whether the row is there.
+func (p *platform) write(ids []tenant.ID) *journal {
+	ctx, cancel := context.WithCancel(p.t.Context())
+	j := &journal{p: p, stop: cancel, acked: map[tenant.ID]map[tenant.ID]bool{}, unsure: map[tenant.ID]bool{}}
+	for _, id := range ids {
+		j.acked[id] = map[tenant.ID]bool{}
+		for range 2 {
+			j.group.Go(func() {
+				pace := time.NewTicker(10 * time.Millisecond)
+				defer pace.Stop()
+				for ctx.Err() == nil {
+					<-pace.C
+					j.insert(ctx, id)
+				}
+			})
+		}
+	}
+	p.t.Cleanup(func() { cancel(); j.group.Wait() })
+	return j
+}
+
+func (j *journal) insert(ctx context.Context, id tenant.ID) {
+	row := tenant.NewID()
+	err := j.p.door.InTenant(ctx, id, func(tx *citus.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $2, 'p', now(), now())`, tx.Tenant(), row)
+		return err
+	})
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch kind := fault.KindOf(err); {
+	case err == nil:
+		j.acked[id][row] = true
+		j.n++
+	case kind == fault.Uncertain, ctx.Err() != nil:
+		j.unsure[row] = true
+	case kind == fault.Unavailable: // a database is down: the client tries again
+	default:
+		j.failed = append(j.failed, err)
+	}
+}
+
+// check stops the writers and looks every acknowledged row up.
+func (j *journal) check() {
+	t := j.p.t
+	t.Helper()
+	j.stop()
+	j.group.Wait()
+	require.Empty(t, j.failed)
+	require.Positive(t, j.n)
+	for id, acked := range j.acked {
+		have := map[tenant.ID]int{}
+		require.NoError(t, j.p.door.ReadTenant(t.Context(), id, func(tx *citus.Tx) error {
+			rows, err := tx.Query(t.Context(), `SELECT id FROM project WHERE tenant_id = $1`, tx.Tenant())
+			if err != nil {
+				return err
+			}
+			var row tenant.ID
+			_, err = pgx.ForEachRow(rows, []any{&row}, func() error { have[row]++; return nil })
+			return err
+		}))
+		for row := range acked {
+			require.Equal(t, 1, have[row], "tenant %s: row %s was acknowledged", id, row)
+			delete(have, row)
+		}
+		for row := range have {
+			require.True(t, j.unsure[row], "tenant %s: row %s was never acknowledged", id, row)
+		}
+	}
+}
+
+// sweepUntilDone calls the sweeper as Cloud Scheduler does until the run has ended.
+func (p *platform) sweepUntilDone(run migration.Run, meanwhile func(migration.Status)) migration.Status {
+	p.t.Helper()
+	var last migration.Status
+	require.Eventually(p.t, func() bool {
+		_, _ = p.mover.Sweep(p.t.Context(), 2*time.Second) // a database may be down
+		s, err := p.mover.Inspect(p.t.Context(), run.ID)
+		if err != nil {
+			return false
+		}
+		last = s
+		if meanwhile != nil {
+			meanwhile(s)
+		}
+		return s.State == migration.Done
+	}, 60*time.Second, 100*time.Millisecond, "%+v", &last)
+	return last
+}
+
+func (p *platform) run(ids []tenant.ID) migration.Run {
+	p.t.Helper()
+	run, report, err := p.mover.Start(p.t.Context(), migration.Plan{Source: "platform", Tenants: ids, BatchSize: 4, Actor: "test"})
+	require.NoError(p.t, err, "%+v", report)
+	return run
+}
+
+// The step function is killed with kill -9 right after each of its effects, while
+// tenants are written; another one goes on by itself.
+func TestStepIsKilledAnywhere(t *testing.T) {
+	p := start(t)
+	for _, point := range []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed", "flipped", "step named", "batch done"} {
+		t.Run(point, func(t *testing.T) {
+			whole := p.t
+			p.t = t
+			t.Cleanup(func() { p.t = whole })
+			require.NoError(t, os.RemoveAll(p.crashed))
+			ids := p.tenants(4)
+			j := p.write(ids)
+			if point == "step named" {
+				t.Setenv("CODITECT_STEP_BUDGET", "1ns")
+			}
+			p.serve(point)
+			s := p.sweepUntilDone(p.run(ids), nil)
+			require.FileExists(t, p.crashed, "the step was not killed")
+			require.Equal(t, migration.Counts{migration.Green: 4}, s.Counts, "%+v", s.Failed)
+			j.check()
+		})
+	}
+}
+
+// The queue is killed and forgets everything; the sweeper makes up for it.
+func TestQueueIsKilled(t *testing.T) {
+	p := start(t)
+	ids := p.tenants(12)
+	j := p.write(ids)
+	t.Setenv("CODITECT_STEP_BUDGET", "1ns")
+	run := p.run(ids)
+	p.tasks.Kill() // before the first delivery has an answer: the step function is not there yet
+	p.tasks.Restart()
+	require.NoError(t, p.queue.EnsureQueue(t.Context(), 8))
+	p.serve("")
+	killed := false
+	s := p.sweepUntilDone(run, func(s migration.Status) {
+		if !killed && s.Counts[migration.Green] > 0 {
+			killed = true
+			p.tasks.Kill()
+			p.tasks.Restart()
+			require.NoError(t, p.queue.EnsureQueue(t.Context(), 8))
+		}
+	})
+	require.True(t, killed)
+	require.Equal(t, migration.Counts{migration.Green: 12}, s.Counts, "%+v", s.Failed)
+	j.check()
+}
+
+// Each database is killed and started again in the middle of a run, and the step
+// function with it.
+func TestDatabasesAreKilled(t *testing.T) {
+	p := start(t)
+	ids := p.tenants(12)
+	j := p.write(ids)
+	t.Setenv("CODITECT_STEP_BUDGET", "1ns")
+	p.serve("")
+	next := []func(){
+		func() { require.NoError(t, p.blue.Kill()); require.NoError(t, p.blue.Restart(t.Context())) },
+		func() { require.NoError(t, p.green.Kill()); require.NoError(t, p.green.Restart(t.Context())) },
+		p.killStep,
+	}
+	seen := int64(0)
+	s := p.sweepUntilDone(p.run(ids), func(s migration.Status) {
+		if green := s.Counts[migration.Green]; green > seen && len(next) > 0 {
+			seen = green
+			next[0]()
+			next = next[1:]
+		}
+	})
+	require.Empty(t, next, "not everything was killed")
+	require.Equal(t, migration.Counts{migration.Green: 12}, s.Counts, "%+v", s.Failed)
+	j.check()
+}
+
+// Only the queue's account and operators may make a step.
+func TestStrangersMayNotStep(t *testing.T) {
+	p := start(t)
+	p.serve("")
+	require.Eventually(t, func() bool {
+		for _, credential := range []string{"", "Bearer garbage", "Bearer ck_garbage"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url(), strings.NewReader(`{"run":"01a208fc-0550-732e-b4fa-5c76d61216c4","batch":1,"step":1}`))
+			require.NoError(t, err)
+			req.Header.Set("Content-Type", "application/json")
+			if credential != "" {
+				req.Header.Set("Authorization", credential)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return false // it is starting
+			}
+			_ = resp.Body.Close()
+			require.Equal(t, http.StatusUnauthorized, resp.StatusCode, credential)
+		}
+		return true
+	}, 10*time.Second, 50*time.Millisecond)
+}
