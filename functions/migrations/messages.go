@@ -2,6 +2,7 @@ package migrations
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,16 +23,26 @@ func operatorsOnly(p auth.Principal) error {
 
 type planInput struct {
 	Body struct {
-		Source     string      `json:"source" minLength:"1" maxLength:"63" doc:"\"platform\" for the platform's own blue tenants, or a registered foreign source"`
-		Tenants    []tenant.ID `json:"tenants,omitempty" maxItems:"100000" doc:"None: all tenants of the source that live in blue"`
-		BatchSize  int         `json:"batch_size,omitempty" minimum:"1" maximum:"1000" doc:"Tenants in one batch; 50 by default"`
-		MaxPauseMS int64       `json:"max_pause_ms,omitempty" minimum:"1" maximum:"600000" doc:"A tenant whose writes would wait for longer, in milliseconds, is refused by name; 30000 by default"`
+		Source     string   `json:"source" minLength:"1" maxLength:"63" doc:"\"platform\" for the platform's own blue tenants, or a registered foreign source"`
+		Tenants    []string `json:"tenants,omitempty" maxItems:"100000" doc:"None: all tenants of the source that live in blue"`
+		BatchSize  int      `json:"batch_size,omitempty" minimum:"1" maximum:"1000" doc:"Tenants in one batch; 50 by default"`
+		MaxPauseMS int64    `json:"max_pause_ms,omitempty" minimum:"1" maximum:"600000" doc:"A tenant whose writes would wait for longer, in milliseconds, is refused by name; 30000 by default"`
 	}
 }
 
 func (in *planInput) plan(p auth.Principal) (migration.Plan, error) {
-	return migration.Plan{Source: in.Body.Source, Tenants: in.Body.Tenants, BatchSize: in.Body.BatchSize,
-		MaxPause: time.Duration(in.Body.MaxPauseMS) * time.Millisecond, Actor: p.Subject}, operatorsOnly(p)
+	plan := migration.Plan{Source: in.Body.Source, BatchSize: in.Body.BatchSize, MaxPause: time.Duration(in.Body.MaxPauseMS) * time.Millisecond, Actor: p.Subject}
+	if err := operatorsOnly(p); err != nil {
+		return plan, err
+	}
+	for i, s := range in.Body.Tenants {
+		id, err := tenant.ParseID(s)
+		if err != nil {
+			return plan, fault.BadField(fmt.Sprintf("tenants[%d]", i), "must be a tenant's UUID, not %q", s)
+		}
+		plan.Tenants = append(plan.Tenants, id)
+	}
+	return plan, nil
 }
 
 type preflightOutput struct{ Body migration.Preflight }

@@ -1,0 +1,159 @@
+package migrations_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/coditect/platform/functions/migrations"
+	"github.com/coditect/platform/shared/auth"
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/edge"
+	"github.com/coditect/platform/shared/edge/edgetest"
+	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+func TestMain(m *testing.M) { citustest.Main(m) }
+
+// world is the function over real databases; its steps are made when the test says so.
+type world struct {
+	*citustest.Env
+	*edgetest.Client
+	t        *testing.T
+	mover    *migration.Mover
+	steps    []migration.StepTask
+	operator string
+}
+
+func (w *world) EnqueueStep(_ context.Context, _ string, body []byte, _ time.Time) error {
+	var task migration.StepTask
+	w.steps = append(w.steps, task)
+	return json.Unmarshal(body, &w.steps[len(w.steps)-1])
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{Env: citustest.New(t), t: t}
+	w.mover = migration.New(w.Migrator, w, migration.Config{})
+	w.Client = edgetest.New(t, migrations.New(w.mover, auth.NewKeys(w.Databases), 0, edge.Config{Logger: edge.NewLogger(io.Discard, nil)}))
+	w.operator = w.key(auth.NewKey{Name: "operator", Kind: auth.Operator, Scopes: auth.AllScopes()})
+	return w
+}
+
+func (w *world) key(n auth.NewKey) string {
+	w.t.Helper()
+	text, _, err := auth.CreateKey(w.t.Context(), w.Control, n)
+	require.NoError(w.t, err)
+	return text
+}
+
+// step makes the steps that are in the queue, at most n.
+func (w *world) step(n int) {
+	w.t.Helper()
+	for ; n > 0 && len(w.steps) > 0; n-- {
+		task := w.steps[0]
+		w.steps = w.steps[1:]
+		require.NoError(w.t, w.mover.Step(w.t.Context(), task))
+	}
+}
+
+func TestAnOperatorMovesTenants(t *testing.T) {
+	w := newWorld(t)
+	ids := []tenant.ID{w.NewTenant(t, tenant.Blue), w.NewTenant(t, tenant.Blue), w.NewTenant(t, tenant.Blue)}
+	report, _ := w.Do(200, w.operator, "POST", "/preflight", `{"source":"platform"}`)
+	require.EqualValues(t, 3, report["tenants"])
+	require.EqualValues(t, 0, report["left_out"], report)
+
+	started, h := w.Do(201, w.operator, "POST", "/runs", `{"source":"platform","batch_size":1}`)
+	id := started["id"].(string)
+	require.Equal(t, "runs/"+id, h.Get("Location"))
+	w.Refused(409, "preflight_failed", w.operator, "POST", "/runs", `{"source":"platform"}`) // they are all in the first run
+	w.step(1)
+	paused, _ := w.Do(200, w.operator, "POST", "/runs/"+id+"/pause", "")
+	require.Equal(t, "paused", paused["state"])
+	w.step(100)
+	status, _ := w.Do(200, w.operator, "GET", "/runs/"+id, "")
+	require.Equal(t, map[string]any{"green": 1.0, "planned": 2.0}, status["counts"])
+
+	var left tenant.ID
+	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT tenant_id FROM control.move WHERE state = 'planned' ORDER BY 1 LIMIT 1`).Scan(&left))
+	w.Do(204, w.operator, "POST", "/runs/"+id+"/tenants/"+left.String()+"/undo", "")
+	w.Refused(404, "move_not_found", w.operator, "POST", "/runs/"+id+"/tenants/"+tenant.NewID().String()+"/undo", "")
+	w.Do(200, w.operator, "POST", "/runs/"+id+"/resume", "")
+	w.step(100)
+	status, _ = w.Do(200, w.operator, "GET", "/runs/"+id, "")
+	require.Equal(t, "done", status["state"])
+	require.Equal(t, map[string]any{"green": 2.0, "blue": 1.0}, status["counts"])
+	w.Refused(409, "wrong_run_state", w.operator, "POST", "/runs/"+id+"/cancel", "")
+
+	again, _ := w.Do(201, w.operator, "POST", "/runs", fmt.Sprintf(`{"source":"platform","tenants":[%q]}`, left))
+	cancelled, _ := w.Do(200, w.operator, "POST", "/runs/"+again["id"].(string)+"/cancel", "")
+	require.Equal(t, "cancelling", cancelled["state"])
+	w.steps = nil // the queue loses everything
+	swept, _ := w.Do(200, w.operator, "POST", "/sweep", "")
+	require.EqualValues(t, 1, swept["enqueued"])
+	w.step(100)
+	list, _ := w.Do(200, w.operator, "GET", "/runs", "")
+	require.Len(t, list["runs"], 2)
+	require.Equal(t, "cancelled", list["runs"].([]any)[0].(map[string]any)["state"])
+	older, _ := w.Do(200, w.operator, "GET", "/runs?limit=1&before="+again["id"].(string), "")
+	require.Equal(t, id, older["runs"].([]any)[0].(map[string]any)["id"])
+	for _, tenantID := range ids {
+		require.NoError(t, w.Door.ReadTenant(t.Context(), tenantID, func(tx *citus.Tx) error {
+			var n int
+			return tx.QueryRow(t.Context(), `SELECT count(*) FROM project WHERE tenant_id = $1`, tx.Tenant()).Scan(&n)
+		}))
+	}
+}
+
+func TestBadPlansAreRefusedByField(t *testing.T) {
+	w := newWorld(t)
+	green := w.NewTenant(t, tenant.Green)
+	for body, field := range map[string]string{
+		`{}`:                                                       "source",
+		`{"source":"nowhere"}`:                                     "source",
+		`{"source":"platform","tenants":["x"]}`:                    "tenants[0]",
+		`{"source":"platform","batch_size":0}`:                     "batch_size",
+		`{"source":"platform","batch_size":1001}`:                  "batch_size",
+		`{"source":"platform","max_pause_ms":-1}`:                  "max_pause_ms",
+		`{"source":"platform","tenant":"x"}`:                       "tenant",
+		fmt.Sprintf(`{"source":"platform","tenants":[%q]}`, green): "tenants[0]",
+		fmt.Sprintf(`{"source":"platform","tenants":[%q]}`, tenant.NewID().String()): "tenants[0]",
+	} {
+		for _, path := range []string{"/runs", "/preflight"} {
+			p, _ := w.Do(422, w.operator, "POST", path, body)
+			require.NotEmpty(t, p["errors"], body)
+			require.Equal(t, field, p["errors"].([]any)[0].(map[string]any)["field"], "%s: %v", body, p)
+		}
+	}
+	w.Refused(404, "run_not_found", w.operator, "GET", "/runs/"+tenant.NewID().String(), "")
+}
+
+// Nobody who belongs to a tenant may move one, and nobody without the scope.
+func TestOnlyOperatorsMove(t *testing.T) {
+	w := newWorld(t)
+	own := w.NewTenant(t, tenant.Blue)
+	id := tenant.NewID().String()
+	tenantKey := w.key(auth.NewKey{Name: "tenant", Kind: auth.TenantKey, Tenant: own, Scopes: []string{auth.TenantsRead, auth.ProjectsWrite}})
+	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
+	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "POST /runs/" + id + "/pause": "",
+		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /sweep": ""}
+	for route, body := range routes {
+		var method, path string
+		_, err := fmt.Sscan(route, &method, &path)
+		require.NoError(t, err)
+		w.Do(401, "", method, path, body)
+		w.Do(401, "ck_garbage", method, path, body)
+		w.Do(403, tenantKey, method, path, body)
+		if method == "POST" && path != "/preflight" {
+			w.Do(403, reader, method, path, body)
+		}
+	}
+}
