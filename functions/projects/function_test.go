@@ -199,7 +199,7 @@ func TestListsFilterSortAndPage(t *testing.T) {
 			t.Helper()
 			_, page := s.do(200, "GET", "/tasks?limit=100&"+query, "")
 			_, same := s.do(200, "GET", tasks+"?limit=100&"+query, "")
-			require.Equal(t, len(page["items"].([]any)), len(same["items"].([]any)))
+			require.Len(t, same["items"], len(page["items"].([]any)))
 			return len(page["items"].([]any))
 		}
 		require.Equal(t, 25, count(""))

@@ -236,7 +236,7 @@ func (p *platform) formCluster(ctx context.Context) error {
 			_, err = conn.Exec(ctx, "SELECT citus_add_node('127.0.0.1', $1)", w.Port())
 		}
 		if err != nil {
-			return fmt.Errorf("Citus worker %d: %w", i+1, err)
+			return fmt.Errorf("worker %d of Citus: %w", i+1, err)
 		}
 	}
 	return nil

@@ -81,7 +81,7 @@ func run(ctx context.Context, o options, console *terminal.Console) (err error) 
 	if err != nil {
 		return err
 	}
-	defer state.Close()
+	defer func() { _ = state.Close() }()
 	p := &platform{options: o, state: state, console: console}
 	if o.fresh {
 		if err := p.clear(); err != nil {

@@ -53,7 +53,7 @@ func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l conv
 		}
 	}
 	if wrong := compare(l, frozen, inBlue, inGreen); len(wrong) > 0 {
-		return m.refuse(ctx, run, frozen, wrong)
+		return m.refuse(ctx, frozen, wrong)
 	}
 	m.crash("verified")
 
@@ -184,7 +184,7 @@ func (m *Mover) flip(ctx context.Context, run Run, l convert.Layout, group []fen
 
 // refuse undoes the moves of tenants whose rows are not the same on both sides. The
 // others of the group are moved by the next step.
-func (m *Mover) refuse(ctx context.Context, run Run, moves []Move, wrong map[tenant.ID]string) error {
+func (m *Mover) refuse(ctx context.Context, moves []Move, wrong map[tenant.ID]string) error {
 	var errs []error
 	for _, v := range moves {
 		if why, ok := wrong[v.Tenant]; ok {

@@ -104,7 +104,7 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 func (s *step) drop(ctx context.Context, run Run, open []Move) ([]Move, error) {
 	var keep []Move
 	for _, v := range open {
-		why := ""
+		var why string
 		switch {
 		case run.State == Cancelling:
 			why = "the run was cancelled"

@@ -101,9 +101,9 @@ type ProjectChange struct {
 }
 
 // UnmarshalJSON reads a merge patch (RFC 7396).
-func (c *ProjectChange) UnmarshalJSON(data []byte) (err error) {
+func (p *ProjectChange) UnmarshalJSON(data []byte) (err error) {
 	type plain ProjectChange
-	c.Clear, err = readMergePatch(data, (*plain)(c))
+	p.Clear, err = readMergePatch(data, (*plain)(p))
 	return err
 }
 
@@ -151,9 +151,9 @@ type LabelChange struct {
 }
 
 // UnmarshalJSON reads a merge patch (RFC 7396).
-func (c *LabelChange) UnmarshalJSON(data []byte) (err error) {
+func (l *LabelChange) UnmarshalJSON(data []byte) (err error) {
 	type plain LabelChange
-	c.Clear, err = readMergePatch(data, (*plain)(c))
+	l.Clear, err = readMergePatch(data, (*plain)(l))
 	return err
 }
 
@@ -201,9 +201,9 @@ type CommentChange struct {
 }
 
 // UnmarshalJSON reads a merge patch (RFC 7396).
-func (c *CommentChange) UnmarshalJSON(data []byte) (err error) {
+func (n *CommentChange) UnmarshalJSON(data []byte) (err error) {
 	type plain CommentChange
-	c.Clear, err = readMergePatch(data, (*plain)(c))
+	n.Clear, err = readMergePatch(data, (*plain)(n))
 	return err
 }
 

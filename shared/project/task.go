@@ -106,9 +106,9 @@ type TaskChange struct {
 }
 
 // UnmarshalJSON reads a merge patch (RFC 7396).
-func (c *TaskChange) UnmarshalJSON(data []byte) (err error) {
+func (t *TaskChange) UnmarshalJSON(data []byte) (err error) {
 	type plain TaskChange
-	c.Clear, err = readMergePatch(data, (*plain)(c))
+	t.Clear, err = readMergePatch(data, (*plain)(t))
 	return err
 }
 

@@ -113,7 +113,7 @@ func TestDeliveryCarriesIdentityToken(t *testing.T) {
 	cfg.ServiceAccount = "steps@example.iam.gserviceaccount.com"
 	q, err := taskqueue.Open(t.Context(), cfg)
 	require.NoError(t, err)
-	defer q.Close()
+	defer func() { require.NoError(t, q.Close()) }()
 	require.NoError(t, q.Enqueue(t.Context(), taskqueue.Task{}))
 	require.Regexp(t, `^Bearer [\w-]+\.[\w-]+\.[\w-]+$`, next(t, calls).auth)
 }
@@ -121,7 +121,7 @@ func TestDeliveryCarriesIdentityToken(t *testing.T) {
 func TestBadTasksAreRefusedByField(t *testing.T) {
 	q, err := taskqueue.Open(t.Context(), taskqueue.Config{Emulator: "127.0.0.1:1", Queue: tasktest.QueueName})
 	require.NoError(t, err)
-	defer q.Close()
+	defer func() { require.NoError(t, q.Close()) }()
 	for field, task := range map[string]taskqueue.Task{
 		"url":      {Name: "a"},
 		"name":     {Name: "no spaces", URL: "http://localhost/"},

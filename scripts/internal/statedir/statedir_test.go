@@ -25,7 +25,7 @@ func TestSecondLauncherIsRefused(t *testing.T) {
 func TestStateIsKeptUntilCleared(t *testing.T) {
 	d, err := statedir.Open(t.TempDir())
 	require.NoError(t, err)
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	ports := map[string]int{}
 	require.NoError(t, d.Load("ports.json", &ports), "nothing there yet is no error")
 	require.NoError(t, d.Save("ports.json", map[string]int{"blue": 5432}))

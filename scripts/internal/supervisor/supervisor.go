@@ -97,7 +97,7 @@ func (p *Program) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the program has its own copy
+	defer func() { _ = log.Close() }() // the program has its own copy
 	cmd := exec.Command(p.spec.Path, p.spec.Args...)
 	cmd.Env = append(os.Environ(), p.spec.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -181,7 +181,7 @@ func Tail(path string, n int) string {
 	if err != nil {
 		return "  " + err.Error()
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if end, err := f.Seek(0, io.SeekEnd); err == nil {
 		_, _ = f.Seek(max(0, end-16<<10), io.SeekStart) // on failure: the whole file
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -111,7 +112,8 @@ func (c Tasks) Page(ctx context.Context) error {
 
 // refusal says of an answer of class 4xx that nothing was written. A 5xx says nothing.
 func refusal(err error) error {
-	if s, ok := err.(*StatusError); ok && s.Status/100 == 4 {
+	var s *StatusError
+	if errors.As(err, &s) && s.Status/100 == 4 {
 		return Refusal{err}
 	}
 	return err

@@ -251,7 +251,7 @@ func (s *Server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the server has its own copy
+	defer func() { _ = log.Close() }() // the server has its own copy
 	from, err := log.Seek(0, 2)
 	if err != nil {
 		return err

@@ -168,7 +168,7 @@ func logSince(path string, from int64) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if end, err := f.Seek(0, io.SeekEnd); err == nil && end-from > 4096 {
 		from = end - 4096
 	}

@@ -62,9 +62,9 @@ func (c *checker) table(schema string, t *catalog.Table) {
 
 func (c *checker) columns(schema string, t *catalog.Table) {
 	for _, col := range t.Columns {
-		switch object := c.objectType(col.TypeOID); {
-		case object == "":
-		case object == "oid" || object == "lo":
+		switch object := c.objectType(col.TypeOID); object {
+		case "":
+		case "oid", "lo":
 			c.of(schema, "large_object", Blocker, t.Name, "store the bytes in a bytea column, or leave the table out with exclude_tables",
 				"table %s: column %s has type %s; large objects are outside the schema and would stay behind", t.Name, col.Name, object)
 		default:

@@ -194,8 +194,8 @@ func TestCommandsOverHTTP(t *testing.T) {
 			server := httptest.NewServer(f)
 			t.Cleanup(server.Close)
 			r := call(t, map[string]string{"CODITECT_URL": server.URL, "CODITECT_KEY": "ck_test"}, strings.Fields(c.args)...)
-			if asked := f.asked; len(asked) > 6 { // as often as patience allows
-				f.asked = append(asked[:2], "…")
+			if len(f.asked) > 6 { // as often as patience allows
+				f.asked = append(f.asked[:2], "…")
 			}
 			golden(t, name, strings.ReplaceAll(r.transcript(f.asked), server.URL, "http://platform"))
 		})
