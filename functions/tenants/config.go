@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/sethvargo/go-envconfig"
@@ -23,7 +24,8 @@ type Config struct {
 	Databases    citus.Config
 	Organisation organisation.Config
 	Identity     auth.IdentityConfig // of Cloud Scheduler, which calls /sweep
-	EventsTopic  string              `env:"CODITECT_TENANT_EVENTS_TOPIC,default=tenant-events"`
+	PubSub       events.Config
+	EventsTopic  string `env:"CODITECT_TENANT_EVENTS_TOPIC,default=tenant-events"`
 }
 
 // open makes the function of the environment. It makes no round trip.
@@ -44,7 +46,20 @@ func open(ctx context.Context) (http.Handler, error) {
 	service := organisation.New(cfg.Organisation, organisation.Deps{
 		Databases: dbs, Forget: dir.Forget, RevokeKeys: revokeKeys, Recorder: recorder{cfg.EventsTopic}, Resolver: net.DefaultResolver,
 	})
-	return New(service, who, edge.Config{}), nil
+	// The client is made by the first sweep: most instances never need it.
+	publisher := sync.OnceValues(func() (*events.PubSub, error) { return events.Open(context.WithoutCancel(ctx), cfg.PubSub) })
+	relay := func(ctx context.Context) (int, error) {
+		to, err := publisher()
+		if err != nil {
+			return 0, err
+		}
+		control, err := dbs.Control(ctx)
+		if err != nil {
+			return 0, err
+		}
+		return events.Relay(ctx, control.Pool, to)
+	}
+	return New(service, who, relay, edge.Config{}), nil
 }
 
 func revokeKeys(ctx context.Context, tx organisation.Tx, id tenant.ID, at time.Time) error {

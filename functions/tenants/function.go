@@ -34,13 +34,17 @@ func Handler() http.Handler {
 }
 
 // api is the function's operations.
-type api struct{ orgs *organisation.Service }
+type api struct {
+	orgs  *organisation.Service
+	relay func(context.Context) (int, error)
+}
 
-// New returns the function around a service and an authenticator.
-func New(orgs *organisation.Service, who auth.Authenticator, cfg edge.Config) *edge.API {
+// New returns the function around a service and an authenticator. Relay publishes the
+// events that wait in the outbox and counts them; a sweep calls it.
+func New(orgs *organisation.Service, who auth.Authenticator, relay func(context.Context) (int, error), cfg edge.Config) *edge.API {
 	cfg.Name, cfg.Version = "tenants", "1.0.0"
 	cfg.Description = "Organisations: sign up, rename, custom domains, suspension and deletion."
-	e, f := edge.New(cfg, who), api{orgs}
+	e, f := edge.New(cfg, who), api{orgs, relay}
 	edge.Register(e, op("createTenant", "POST", "/tenants", auth.TenantsCreate, "Sign an organisation up", 201, fault.Conflict), f.create)
 	edge.Register(e, op("listTenants", "GET", "/tenants", auth.TenantsRead, "List the caller's organisations; operators see all", 200), f.list)
 	edge.Register(e, op("readTenant", "GET", "/tenants/{id}", auth.TenantsRead, "Read an organisation", 200), f.read)
@@ -127,7 +131,7 @@ func (f api) resume(ctx context.Context, p auth.Principal, in *TenantInput) (*te
 }
 
 func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweepOutput, error) {
-	swept, err := f.orgs.Sweep(ctx, caller(p))
+	done, err := f.orgs.Sweep(ctx, caller(p))
 	if fault.KindOf(err) == fault.Forbidden {
 		return nil, err
 	}
@@ -135,5 +139,9 @@ func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweepOu
 		// What failed is counted in the answer and tried again; why is for the log.
 		edge.Logger().WarnContext(ctx, "sweep", "request_id", edge.RequestID(ctx), "error", err.Error())
 	}
-	return &sweepOutput{Body: swept}, nil
+	published, err := f.relay(ctx)
+	if err != nil {
+		edge.Logger().WarnContext(ctx, "relay events", "request_id", edge.RequestID(ctx), "error", err.Error())
+	}
+	return &sweepOutput{Body: swept{Swept: done, EventsPublished: published}}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cloud.google.com/go/pubsub/v2/pstest"
 	"github.com/google/uuid"
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
@@ -24,6 +25,7 @@ import (
 	"github.com/coditect/platform/shared/citus/citustest"
 	"github.com/coditect/platform/shared/directory"
 	"github.com/coditect/platform/shared/edge"
+	"github.com/coditect/platform/shared/events"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/organisation"
 	"github.com/coditect/platform/shared/tenant"
@@ -85,7 +87,7 @@ func newWorld(t *testing.T, env *citustest.Env, policy string) *world {
 		Databases: env.Databases, Forget: env.Directory.Forget, RevokeKeys: revokeKeys, Recorder: recorder{"tenant-events"}, Resolver: w.dns,
 		Now: func() time.Time { return time.Now().Add(w.later) },
 	})
-	w.api = New(service, auth.NewKeys(env.Databases), edge.Config{Logger: edge.NewLogger(io.Discard, nil)})
+	w.api = New(service, auth.NewKeys(env.Databases), w.relay, edge.Config{Logger: edge.NewLogger(io.Discard, nil)})
 	rec := httptest.NewRecorder()
 	w.api.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
 	doc, err := libopenapi.NewDocument(rec.Body.Bytes())
@@ -98,6 +100,19 @@ func newWorld(t *testing.T, env *citustest.Env, policy string) *world {
 	w.valid = v
 	w.operator = w.key(auth.NewKey{Name: "operator", Kind: auth.Operator, Scopes: auth.AllScopes()})
 	return w
+}
+
+// relay publishes to a real Pub/Sub server's stand-in that its maker ships.
+func (w *world) relay(ctx context.Context) (int, error) {
+	server := pstest.NewServer()
+	w.t.Cleanup(func() { _ = server.Close() })
+	to, err := events.Open(ctx, events.Config{Project: "p", Emulator: server.Addr})
+	require.NoError(w.t, err)
+	defer func() { _ = to.Close() }()
+	require.NoError(w.t, to.EnsureTopic(ctx, "tenant-events"))
+	n, err := events.Relay(ctx, w.Control.Pool, to)
+	require.Len(w.t, server.Messages(), n)
+	return n, err
 }
 
 func (w *world) key(n auth.NewKey) string {
@@ -177,6 +192,17 @@ func (w *world) events(id string) []string {
 	}
 	require.NoError(w.t, rows.Err())
 	return types
+}
+
+// What has happened is published by the next sweep, once.
+func TestASweepPublishesEvents(t *testing.T) {
+	w := newWorld(t, citustest.New(t), "green")
+	w.signUp("One")
+	w.signUp("Two")
+	o, _ := w.do(200, w.operator, "POST", "/sweep", "")
+	require.EqualValues(t, 2, o["events_published"])
+	o, _ = w.do(200, w.operator, "POST", "/sweep", "")
+	require.EqualValues(t, 0, o["events_published"])
 }
 
 // homes runs a test for tenants of each home, green also on Citus where there is one.

@@ -91,9 +91,12 @@ type domainsOutput struct {
 	}
 }
 
-type sweepOutput struct {
-	Body organisation.Swept
+type swept struct {
+	organisation.Swept
+	EventsPublished int `json:"events_published"`
 }
+
+type sweepOutput struct{ Body swept }
 
 // caller is what the domain wants to know of a principal.
 // A user's rights come from their memberships alone, whatever tenant the
