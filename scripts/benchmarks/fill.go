@@ -15,7 +15,7 @@ import (
 )
 
 // bytesPerTask is about what a filled task takes in its table, without indexes.
-const bytesPerTask = 1000
+const bytesPerTask = 520
 
 // filled are a tenant's rows.
 type filled struct {

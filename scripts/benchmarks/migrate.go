@@ -18,6 +18,7 @@ import (
 type migrate struct {
 	tenants, sample, pgcopydb, rounds, workers, batch, group int
 	seed                                                     uint64
+	logged                                                   bool
 
 	*bench
 	platform *platform
@@ -48,6 +49,7 @@ func migrateFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, err
 	set.IntVar(&m.workers, "workers", 2, "steps at a time")
 	set.IntVar(&m.batch, "batch", 0, "tenants of a batch; 0: the default")
 	set.IntVar(&m.group, "group", 0, "tenants fenced and copied together; 0: the default")
+	set.BoolVar(&m.logged, "statements", false, "also report which of the mover's statements took longest; logging them costs time")
 	set.Uint64Var(&m.seed, "seed", 1, "of the tenants' sizes")
 	return func(ctx context.Context, b *bench) (figures, error) {
 		m.bench = b
@@ -78,6 +80,11 @@ func (m *migrate) run(ctx context.Context) (figures, error) {
 		return nil, err
 	}
 	registration := time.Since(began)
+	if m.logged {
+		if err := m.platform.logStatements(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := settle(ctx, blue.DSN("postgres", "postgres"), green.DSN("postgres", "postgres")); err != nil {
 		return nil, err
 	}
@@ -136,6 +143,11 @@ func (m *migrate) run(ctx context.Context) (figures, error) {
 			"raw_share_of_ours": ratio(raw.Seconds, ours.took.Seconds()),
 		},
 		"goals": map[string]goal{"loop_to_ours": atLeast(ratio(loopEach, oursEach), 10, "")},
+	}
+	if m.logged {
+		if out["statements"], err = m.platform.statements(25); err != nil {
+			return nil, err
+		}
 	}
 	if out["pgcopydb"], err = m.clone(ctx); err != nil {
 		return nil, err

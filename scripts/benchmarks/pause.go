@@ -21,11 +21,12 @@ import (
 type pause struct {
 	tenants, writers, workers, group, batch int
 	low, high                               float64
+	statements                              bool
 	pace                                    time.Duration
 }
 
 func pauseFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error) {
-	o := pause{}
+	o := &pause{}
 	set.IntVar(&o.tenants, "tenants", 60, "tenants to move")
 	set.IntVar(&o.writers, "writers", 2, "writers of each tenant")
 	set.DurationVar(&o.pace, "pace", 50*time.Millisecond, "between two writes of a writer")
@@ -34,6 +35,7 @@ func pauseFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error
 	set.IntVar(&o.workers, "workers", 2, "steps at a time")
 	set.IntVar(&o.batch, "batch", 10, "tenants of a batch")
 	set.IntVar(&o.group, "group", 0, "tenants fenced and copied together; 0: the default")
+	set.BoolVar(&o.statements, "statements", false, "also report which of the mover's statements took longest; logging them costs time")
 	return o.run
 }
 
@@ -50,7 +52,7 @@ type written struct {
 	failed []error
 }
 
-func (o pause) run(ctx context.Context, b *bench) (figures, error) {
+func (o *pause) run(ctx context.Context, b *bench) (figures, error) {
 	p, err := b.platform(ctx)
 	if err != nil {
 		return nil, err
@@ -58,6 +60,11 @@ func (o pause) run(ctx context.Context, b *bench) (figures, error) {
 	admin, err := b.open(ctx, p.config("postgres", 4))
 	if err != nil {
 		return nil, err
+	}
+	if o.statements {
+		if err := p.logStatements(ctx); err != nil {
+			return nil, err
+		}
 	}
 	b.say("filling %d tenants …", o.tenants)
 	var all []*written
@@ -93,7 +100,8 @@ func (o pause) run(ctx context.Context, b *bench) (figures, error) {
 			group.Go(func() { w.write(writing, store, first, o.pace) })
 		}
 	}
-	defer func() { stop(); group.Wait() }()
+	defer group.Wait()
+	defer stop()
 	const calm = 3 * time.Second
 	if err := sleep(ctx, calm); err != nil {
 		return nil, err
@@ -114,7 +122,10 @@ func (o pause) run(ctx context.Context, b *bench) (figures, error) {
 		return nil, err
 	}
 	found["moved"] = run
-	return found, nil
+	if o.statements {
+		found["statements"], err = p.statements(25)
+	}
+	return found, err
 }
 
 // write inserts tasks at a pace until ctx ends.
@@ -142,7 +153,7 @@ func (w *written) write(ctx context.Context, store *project.Store, first, pace t
 	}
 }
 
-func (o pause) move(ctx context.Context, b *bench, p *platform) (any, error) {
+func (o *pause) move(ctx context.Context, b *bench, p *platform) (any, error) {
 	dbs, err := b.open(ctx, p.config("coditect_migrator", int32(4*o.workers)))
 	if err != nil {
 		return nil, err
@@ -168,7 +179,7 @@ func (o pause) move(ctx context.Context, b *bench, p *platform) (any, error) {
 }
 
 // report puts what the writers saw beside what the mover measured.
-func (o pause) report(ctx context.Context, p *platform, store *project.Store, all []*written, began, ended time.Time) (figures, error) {
+func (o *pause) report(ctx context.Context, p *platform, store *project.Store, all []*written, began, ended time.Time) (figures, error) {
 	conn, err := pgx.Connect(ctx, p.greenDSN("postgres"))
 	if err != nil {
 		return nil, err
