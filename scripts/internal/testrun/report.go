@@ -153,6 +153,9 @@ func (r *report) summary(hasCitus bool) {
 	}
 	fmt.Fprintf(r.out, "\nTests: %d passed, %d failed, %d skipped, in %d packages, in %.0f s\n",
 		r.passed, r.failed, len(r.skipped), r.packagesRun, time.Since(r.began).Seconds())
+	if r.passed+r.failed == 0 {
+		fmt.Fprintln(r.out, "  NO TEST RAN: no package has one that was asked for, or none could be built")
+	}
 	for _, s := range r.skipped {
 		fmt.Fprintf(r.out, "  SKIPPED: %s\n", s)
 	}
