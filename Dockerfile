@@ -10,6 +10,9 @@ COPY shared shared
 RUN test -d "functions/${FUNCTION}/cmd" || { echo "FUNCTION must name a folder of functions/, not '${FUNCTION}'" >&2; exit 1; }
 RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /function "./functions/${FUNCTION}/cmd"
 
-FROM gcr.io/distroless/static-debian12:nonroot
+# Nothing but the program, and whom to trust.
+FROM scratch
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+USER 65532:65532
 COPY --from=build /function /function
 ENTRYPOINT ["/function"]
