@@ -1,0 +1,101 @@
+package command_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/coditect/platform/functions/migrations"
+	"github.com/coditect/platform/scripts/coditectl/internal/command"
+	"github.com/coditect/platform/scripts/internal/gateway"
+	"github.com/coditect/platform/scripts/internal/terminal"
+	"github.com/coditect/platform/shared/auth"
+	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/edge"
+	"github.com/coditect/platform/shared/migration"
+	tenants "github.com/coditect/platform/shared/tenant"
+)
+
+// inline is a task queue whose tasks are done while the operator waits.
+type inline chan migration.StepTask
+
+func (q inline) EnqueueStep(_ context.Context, _ string, body []byte, _ time.Time) error {
+	var t migration.StepTask
+	if err := json.Unmarshal(body, &t); err != nil {
+		return err
+	}
+	q <- t
+	return nil
+}
+
+// The golden answers of the other tests are what we believe the functions say; here the
+// commands meet the real one, behind the real gateway.
+func TestCommandsMeetTheFunction(t *testing.T) {
+	db := citustest.New(t)
+	moving, staying := db.NewTenant(t, tenants.Blue), db.NewTenant(t, tenants.Blue)
+	queue := make(inline, 1000)
+	mover := migration.New(db.Migrator, queue, migration.Config{})
+	function := httptest.NewServer(migrations.New(mover, auth.NewKeys(db.Databases), 0, edge.Config{Logger: edge.NewLogger(io.Discard, nil)}))
+	t.Cleanup(function.Close)
+	target, err := url.Parse(function.URL)
+	require.NoError(t, err)
+	door := httptest.NewServer(gateway.New(map[string]*url.URL{"migrations": target}))
+	t.Cleanup(door.Close)
+
+	env := map[string]string{"CODITECT_URL": door.URL, "CODITECT_GREEN_DSN": db.GreenAdmin}
+	r := call(t, env, "keys", "create", "--operator", "--scope", "migrations:read,migrations:write")
+	require.Equal(t, 0, r.code, r.err)
+	env["CODITECT_KEY"] = strings.TrimSpace(r.out)
+
+	r = call(t, env, "preflight", "--source", "platform")
+	require.Equal(t, 0, r.code, r.out+r.err)
+	require.Contains(t, r.out, "Source platform: looked at 2 tenants; 2 can be moved (")
+	r = call(t, env, "preflight", "--source", "nowhere")
+	require.Equal(t, result{1, "", "error: --source must be a registered source; there is no \"nowhere\"\n"}, r)
+
+	r = call(t, env, "migrate", "start", "--source", "platform", "--json")
+	require.Equal(t, 0, r.code, r.err)
+	var started struct{ Run struct{ ID string } }
+	require.NoError(t, json.Unmarshal([]byte(r.out), &started))
+	id := started.Run.ID
+	require.Equal(t, "Run "+id+" is paused\n", call(t, env, "migrate", "pause", id).out)
+	require.Equal(t, "Tenant "+staying.String()+" stays in blue\n", call(t, env, "migrate", "undo", id, staying.String()).out)
+	require.Equal(t, "Run "+id+" is running\n", call(t, env, "migrate", "resume", id).out)
+	require.Contains(t, call(t, env, "migrate", "list").out, id+"  platform  running")
+	require.Contains(t, call(t, env, "migrate", "status", id).out, "tenants      2: 0 green, 1 in blue, 0 moving, 1 waiting\n")
+
+	var out, errs bytes.Buffer
+	code := command.Run(t.Context(), []string{"migrate", "watch", id}, command.World{
+		Out: &out, Err: &errs, Console: terminal.NewPlain(&errs), Now: time.Now, Getenv: func(name string) string { return env[name] },
+		Wait: func(ctx context.Context, _ time.Duration) error {
+			for len(queue) > 0 {
+				if err := mover.Step(ctx, <-queue); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	})
+	require.Equal(t, 4, code, errs.String())
+	require.Contains(t, out.String(), "Run "+id+" of source platform is done\n  tenants      2: 1 green, 1 in blue, 0 moving, 0 waiting\n")
+	require.Contains(t, errs.String(), "error: not moved: 1 of 2 tenants\n")
+	placed, err := db.Directory.Locate(t.Context(), moving)
+	require.NoError(t, err)
+	require.Equal(t, tenants.Green, placed.Home)
+
+	r = call(t, env, "migrate", "cancel", id)
+	require.Equal(t, result{1, "", "error: the run is done; only a run that is running or paused can become cancelling\n"}, r)
+	r = call(t, env, "migrate", "undo", id, moving.String())
+	require.Equal(t, result{1, "", "error: the tenant's move is green; only one that is planned or fenced can be undone\n"}, r)
+	r = call(t, env, "migrate", "start", "--source", "platform", "--tenant", moving.String())
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.err, "error: some tenants cannot be moved: --tenant "+moving.String()+" must be a tenant of source \"platform\"")
+}
