@@ -256,6 +256,12 @@ func (d *Door) transactOn(ctx context.Context, p *Pool, conn *pgx.Conn, id tenan
 	if !tx.begun {
 		return nil
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if conn.IsClosed() {
+		return lostConnection{errors.New("citus: the connection broke before COMMIT")}
+	}
 	finished = true
 	tag, err := conn.Exec(ctx, "commit")
 	return commitResult(tag, err, tx.readOnly)
@@ -270,7 +276,9 @@ func beforeCommit(conn *pgx.Conn, err error) error {
 	return err
 }
 
-// commitResult tells committed, refused and unknown apart.
+// commitResult tells committed, refused and unknown apart. pgconn.SafeToRetry is of no
+// use here: pgx v5.12 calls an error safe to retry ("conn closed") when the connection
+// broke while it read the answer to a statement that was sent.
 func commitResult(tag pgconn.CommandTag, err error, readOnly bool) error {
 	var pgErr *pgconn.PgError
 	switch {
@@ -280,7 +288,7 @@ func commitResult(tag pgconn.CommandTag, err error, readOnly bool) error {
 		return nil
 	case errors.As(err, &pgErr) && !isShutdown(pgErr):
 		return err // a deferred constraint, a serialization failure: the server rolled back and says why
-	case pgconn.SafeToRetry(err), readOnly:
+	case readOnly:
 		return lostConnection{err}
 	default:
 		return fault.Wrap(err, fault.Uncertain, "commit_uncertain",
