@@ -21,13 +21,12 @@ type door struct {
 	cpuprofile, homes, operations                      string
 
 	*bench
-	platform  *platform
-	functions []function
-	dbs       *citus.Databases
-	through   *citus.Door
-	store     *project.Store
-	captured  *capture
-	server    *process
+	platform *platform
+	dbs      *citus.Databases
+	through  *citus.Door
+	store    *project.Store
+	captured *capture
+	server   *process
 }
 
 func doorFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error) {

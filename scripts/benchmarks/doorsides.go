@@ -159,7 +159,7 @@ func (d *door) clientOf(side string, op operation, sql string, targets []target)
 		case "store":
 			return func(i int) error { return op.store(ctx, d.store, at(i)) }, none, nil
 		default:
-			c, err := dial(d.server.addr)
+			c, err := dial(ctx, d.server.addr)
 			if err != nil {
 				return nil, nil, err
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -18,8 +19,8 @@ type client struct {
 	out  []byte
 }
 
-func dial(addr string) (*client, error) {
-	conn, err := net.Dial("tcp", addr)
+func dial(ctx context.Context, addr string) (*client, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}

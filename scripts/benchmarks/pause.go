@@ -117,7 +117,7 @@ func (o *pause) run(ctx context.Context, b *bench) (figures, error) {
 	}
 	stop()
 	group.Wait()
-	found, err := o.report(ctx, p, store, all, began, ended)
+	found, err := o.report(ctx, p, all, began, ended)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func (o *pause) move(ctx context.Context, b *bench, p *platform) (any, error) {
 }
 
 // report puts what the writers saw beside what the mover measured.
-func (o *pause) report(ctx context.Context, p *platform, store *project.Store, all []*written, began, ended time.Time) (figures, error) {
+func (o *pause) report(ctx context.Context, p *platform, all []*written, began, ended time.Time) (figures, error) {
 	conn, err := pgx.Connect(ctx, p.greenDSN("postgres"))
 	if err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func (d *door) pgbench(ctx context.Context, home tenant.Home, op operation, sql 
 		dsn = d.platform.blueDSN(role)
 	}
 	enter := enterPlain
-	if home == tenant.Green && d.bench.servers.Workers > 0 {
+	if home == tenant.Green && d.servers.Workers > 0 {
 		enter = enterCitus
 	}
 	args := []string{"-n", "-M", "prepared", "-c", strconv.Itoa(d.clients), "-j", "2", "-P", "1", "-T", strconv.Itoa(d.seconds + 1)}

@@ -66,7 +66,7 @@ func tenantCreate(ctx context.Context, b *bench, count int, existing []int) (fig
 	if err != nil {
 		return nil, err
 	}
-	c, err := dial(server.addr)
+	c, err := dial(ctx, server.addr)
 	if err != nil {
 		return nil, err
 	}
