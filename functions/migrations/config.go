@@ -22,7 +22,7 @@ type Config struct {
 	Queue         taskqueue.Config
 	Migration     migration.Config
 	Identity      auth.IdentityConfig
-	SweepPatience time.Duration `env:"CODITECT_SWEEP_PATIENCE,default=20s"` // a batch whose task is older is enqueued again
+	SweepPatience time.Duration `env:"CODITECT_SWEEP_PATIENCE,default=5s"` // a run in which nobody is at work for longer gets its lost tasks back
 }
 
 // deadline of a request: a preflight over ten thousand schemas takes its time.

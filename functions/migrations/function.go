@@ -14,6 +14,7 @@ import (
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
 	"github.com/coditect/platform/shared/auth"
+	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/edge"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration"
@@ -39,22 +40,30 @@ type api struct {
 	patience time.Duration
 }
 
-// New returns the function around a mover and an authenticator. Patience is how old a
-// batch's last task must be before a sweep enqueues it again.
+// New returns the function around a mover and an authenticator. Patience is how
+// long nobody may be at work on a run before a sweep enqueues tasks again.
 func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration, cfg edge.Config) *edge.API {
 	cfg.Name, cfg.Version = "migrations", "1.0.0"
 	cfg.Description = "Moving tenants from a schema of their own into the shared tables."
 	e, f := edge.New(cfg, who), api{mover, patience}
-	edge.Register(e, op("checkRun", "POST", "/preflight", auth.MigrationsRead, "Look for everything that would make the moves fail; changes nothing", 200), f.check)
-	edge.Register(e, op("startRun", "POST", "/runs", auth.MigrationsWrite, "Move tenants of one source, in batches", 201, fault.Conflict), f.start)
-	edge.Register(e, op("listRuns", "GET", "/runs", auth.MigrationsRead, "List the newest runs", 200), f.list)
-	edge.Register(e, op("readRun", "GET", "/runs/{id}", auth.MigrationsRead, "Read a run and how far it is", 200), f.read)
-	edge.Register(e, op("pauseRun", "POST", "/runs/{id}/pause", auth.MigrationsWrite, "Pause a run after the tenants that are moving at the moment", 200, fault.Conflict), f.pause)
-	edge.Register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run", 200, fault.Conflict), f.resume)
-	edge.Register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
-	edge.Register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
-	edge.Register(e, op("sweep", "POST", "/sweep", auth.MigrationsWrite, "Do what a crash has left undone (Cloud Scheduler)", 200), f.sweep)
+	register(e, op("checkRun", "POST", "/preflight", auth.MigrationsRead, "Look for everything that would make the moves fail; changes nothing", 200), f.check)
+	register(e, op("startRun", "POST", "/runs", auth.MigrationsWrite, "Move tenants of one source, in batches", 201, fault.Conflict), f.start)
+	register(e, op("listRuns", "GET", "/runs", auth.MigrationsRead, "List the newest runs", 200), f.list)
+	register(e, op("readRun", "GET", "/runs/{id}", auth.MigrationsRead, "Read a run and how far it is", 200), f.read)
+	register(e, op("pauseRun", "POST", "/runs/{id}/pause", auth.MigrationsWrite, "Pause a run after the tenants that are moving at the moment", 200, fault.Conflict), f.pause)
+	register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run", 200, fault.Conflict), f.resume)
+	register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
+	register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
+	register(e, op("sweep", "POST", "/sweep", auth.MigrationsWrite, "Do what a crash has left undone (Cloud Scheduler)", 200), f.sweep)
 	return e
+}
+
+// register adds an operation; a database that is down is not an error of ours.
+func register[I, O any](e *edge.API, o edge.Operation, handle func(context.Context, auth.Principal, *I) (*O, error)) {
+	edge.Register(e, o, func(ctx context.Context, p auth.Principal, in *I) (*O, error) {
+		out, err := handle(ctx, p, in)
+		return out, citus.Fault(err)
+	})
 }
 
 func op(id, method, path, scope, summary string, status int, faults ...fault.Kind) edge.Operation {

@@ -50,7 +50,7 @@ func New(mover *migration.Mover, who auth.Authenticator, deadline time.Duration,
 			if !p.IsOperator() {
 				return nil, fault.New(fault.Forbidden, "operators_only", "only the platform's task queue and operators may do this")
 			}
-			return nil, mover.Step(ctx, in.Body)
+			return nil, citus.Fault(mover.Step(ctx, in.Body))
 		})
 	return e
 }

@@ -128,6 +128,7 @@ func (p *platform) functionEnv(f *function) []string {
 		"CODITECT_SWEEP_PATIENCE=2s",
 		"PUBSUB_EMULATOR_HOST=" + p.pubsub.Addr,
 		"CODITECT_PUBSUB_PROJECT=" + pubsubProject,
+		"CODITECT_TENANT_EVENTS_TOPIC=" + tenantEvents,
 	}
 }
 

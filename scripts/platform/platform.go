@@ -21,6 +21,7 @@ import (
 	"github.com/coditect/platform/scripts/internal/ports"
 	"github.com/coditect/platform/scripts/internal/statedir"
 	"github.com/coditect/platform/scripts/internal/terminal"
+	"github.com/coditect/platform/shared/events"
 	"github.com/coditect/platform/shared/taskqueue/issuer"
 )
 
@@ -85,8 +86,9 @@ func (p *platform) start(ctx context.Context) error {
 	if err := p.prepareDemo(ctx); err != nil {
 		return err
 	}
-	p.pubsub = pstest.NewServerWithAddress("127.0.0.1:0")
-	p.onStop(p.pubsub.Close)
+	if err := p.startPubSub(ctx); err != nil {
+		return err
+	}
 	if err := p.startQueue(ctx); err != nil {
 		return err
 	}
@@ -98,6 +100,21 @@ func (p *platform) start(ctx context.Context) error {
 	}
 	p.startSweeper(ctx)
 	return p.serve(listener)
+}
+
+// tenantEvents is the topic that the function tenants publishes to.
+const tenantEvents = "tenant-events"
+
+// startPubSub starts Pub/Sub in this process; it forgets its topics when it ends.
+func (p *platform) startPubSub(ctx context.Context) error {
+	p.pubsub = pstest.NewServerWithAddress("127.0.0.1:0")
+	p.onStop(p.pubsub.Close)
+	publisher, err := events.Open(ctx, events.Config{Project: pubsubProject, Emulator: p.pubsub.Addr})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = publisher.Close() }()
+	return publisher.EnsureTopic(ctx, tenantEvents)
 }
 
 func closed(err error) error {

@@ -3,6 +3,8 @@ package citus
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"regexp"
 	"strings"
 	"time"
@@ -92,6 +94,20 @@ func ConstraintName(err error) string {
 		}
 	}
 	return shardSuffix.ReplaceAllString(name, "")
+}
+
+// Fault makes the fault that callers see of a database error outside of a tenant: a
+// broken connection is Unavailable, not an error of ours. Anything else stays what it is.
+func Fault(err error) error {
+	var (
+		pgErr   *pgconn.PgError
+		connect *pgconn.ConnectError
+		netErr  net.Error
+	)
+	if errors.As(err, &connect) || errors.As(err, &netErr) || errors.Is(err, io.ErrUnexpectedEOF) || (errors.As(err, &pgErr) && isShutdown(pgErr)) {
+		return faultOf(lostConnection{err})
+	}
+	return err
 }
 
 // faultOf makes the fault that callers see of an error; a fault stays what it is.

@@ -35,14 +35,26 @@ func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l conv
 		}
 		m.crash("copied")
 		err = both(ctx,
-			func(ctx context.Context) (err error) { inBlue, err = blueDigests(ctx, blue, l, frozen); return err },
+			func(ctx context.Context) (err error) {
+				if err := m.moveSequences(ctx, blue, l, frozen); err != nil {
+					return err
+				}
+				inBlue, err = blueDigests(ctx, blue, l, frozen)
+				return err
+			},
 			func(ctx context.Context) (err error) { inGreen, err = m.greenDigests(ctx, l, frozen); return err })
 		if err != nil {
 			return err
 		}
 	} else {
 		err = both(ctx,
-			func(ctx context.Context) (err error) { inBlue, err = blueDigests(ctx, blue, l, frozen); return err },
+			func(ctx context.Context) (err error) {
+				if err := m.moveSequences(ctx, blue, l, frozen); err != nil {
+					return err
+				}
+				inBlue, err = blueDigests(ctx, blue, l, frozen)
+				return err
+			},
 			func(ctx context.Context) error { return m.copyGroup(ctx, blue, l, frozen) })
 		if err != nil {
 			return err
@@ -57,9 +69,6 @@ func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l conv
 	}
 	m.crash("verified")
 
-	if err := m.moveSequences(ctx, blue, l, frozen); err != nil {
-		return err
-	}
 	if err := closeGates(ctx, blue, frozen); err != nil {
 		return err
 	}
@@ -76,12 +85,24 @@ func both(ctx context.Context, one, two func(context.Context) error) error {
 	return g.Wait()
 }
 
+// fencesAtOnce is less than the connections of a step to blue.
+const fencesAtOnce = 3
+
 // fenceGroup raises the fences. A tenant whose writers hold on for too long is left
 // for a later step, and one whose schema is not what it was is undone.
 func (m *Mover) fenceGroup(ctx context.Context, blue *citus.Pool, shape string, moves []Move) ([]fenced, error) {
+	// At the same time: each may have to wait for a writer, and whoever is fenced first waits for the last.
+	raised, errs := make([]fenced, len(moves)), make([]error, len(moves))
+	var g errgroup.Group
+	g.SetLimit(fencesAtOnce)
+	for i, v := range moves {
+		g.Go(func() error { raised[i], errs[i] = m.raiseFence(ctx, blue, v); return nil })
+	}
+	_ = g.Wait() // the errors are in errs
+	m.crash("fence raised")
 	var group []fenced
-	for _, v := range moves {
-		f, err := m.raiseFence(ctx, blue, v)
+	for i, v := range moves {
+		f, err := raised[i], errs[i]
 		switch {
 		case errors.Is(err, errOutdated):
 		case citus.StateOf(err) == lockNotAvailable:

@@ -3,7 +3,6 @@ package migration
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,7 +45,10 @@ func (m *Mover) moveSequences(ctx context.Context, blue *citus.Pool, l convert.L
 		return fmt.Errorf("migration: read green's sequences: %w", err)
 	}
 	for i, s := range l.Sequences {
-		gap := need[i] - have[i]
+		if need[i] == nil {
+			continue
+		}
+		gap := *need[i] - have[i]
 		if s.Increment < 0 {
 			gap = -gap
 		}
@@ -56,8 +58,8 @@ func (m *Mover) moveSequences(ctx context.Context, blue *citus.Pool, l convert.L
 			_, err = control.Exec(ctx, `SELECT max(nextval($1::regclass)) FROM generate_series(1, $2::bigint)`, name, gap/max(abs(s.Increment), 1)+1)
 		default:
 			margin := int64(sequenceMargin) * s.Increment
-			if _, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, need[i]+margin); citus.StateOf(err) == "22003" {
-				_, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, need[i]) // too near its end for a margin
+			if _, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, *need[i]+margin); citus.StateOf(err) == "22003" {
+				_, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, *need[i]) // too near its end for a margin
 			}
 		}
 		if err != nil {
@@ -74,32 +76,32 @@ func abs(n int64) int64 {
 	return n
 }
 
-// blueSequences reads the furthest value that any of the tenants has drawn from each sequence.
-func blueSequences(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) ([]int64, error) {
-	statements := make([]string, len(l.Sequences))
-	for i, s := range l.Sequences {
-		selects := make([]string, len(moves))
-		for j, v := range moves {
-			// One that was never drawn from gives its first value next.
-			selects[j] = fmt.Sprintf(`SELECT CASE WHEN is_called THEN last_value ELSE last_value - (%d) END AS v FROM %s`, s.Increment, quoted(v.Schema, s.Blue))
-		}
-		furthest := "max"
-		if s.Increment < 0 {
-			furthest = "min"
-		}
-		statements[i] = fmt.Sprintf(`SELECT %d, %s(v) FROM (%s) x`, i, furthest, strings.Join(selects, " UNION ALL "))
+// blueSequences reads the furthest value that any of the tenants has drawn from each
+// sequence. A sequence that nobody drew from asks for nothing: none of its values is in a row.
+func blueSequences(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) ([]*int64, error) {
+	schemas := make([]string, len(moves))
+	for i, v := range moves {
+		schemas[i] = v.Schema
 	}
-	rows, err := blue.Query(ctx, strings.Join(statements, " UNION ALL "), pgx.QueryExecModeExec)
+	rows, err := blue.Query(ctx, `SELECT c.relname, CASE WHEN s.seqincrement > 0 THEN max(v) ELSE min(v) END
+		FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'S' JOIN pg_sequence s ON s.seqrelid = c.oid
+		CROSS JOIN LATERAL pg_sequence_last_value(c.oid) v WHERE n.nspname = ANY($1) AND v IS NOT NULL GROUP BY c.relname, s.seqincrement > 0`, schemas)
 	if err != nil {
 		return nil, fmt.Errorf("migration: read blue's sequences: %w", err)
 	}
-	need := make([]int64, len(l.Sequences))
+	furthest := map[string]int64{}
 	var (
-		i int
-		v int64
+		name string
+		v    int64
 	)
-	if _, err := pgx.ForEachRow(rows, []any{&i, &v}, func() error { need[i] = v; return nil }); err != nil {
+	if _, err := pgx.ForEachRow(rows, []any{&name, &v}, func() error { furthest[name] = v; return nil }); err != nil {
 		return nil, fmt.Errorf("migration: read blue's sequences: %w", err)
+	}
+	need := make([]*int64, len(l.Sequences))
+	for i, s := range l.Sequences {
+		if v, ok := furthest[s.Blue]; ok {
+			need[i] = &v
+		}
 	}
 	return need, nil
 }

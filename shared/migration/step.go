@@ -289,7 +289,8 @@ func (m *Mover) enqueueNext(ctx context.Context, t StepTask, after time.Time) er
 	if err != nil {
 		return err
 	}
-	err = control.QueryRow(ctx, `UPDATE control.batch SET step = step + 1, enqueued_at = clock_timestamp() WHERE run_id = $1 AND number = $2 AND NOT done RETURNING step`,
+	err = control.QueryRow(ctx, `UPDATE control.batch SET step = step + 1, enqueued_at = clock_timestamp(),
+			lease_until = CASE WHEN lease_until < clock_timestamp() THEN NULL ELSE lease_until END WHERE run_id = $1 AND number = $2 AND NOT done RETURNING step`,
 		t.Run, t.Batch).Scan(&t.Step)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil

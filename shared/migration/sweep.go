@@ -19,18 +19,32 @@ type Swept struct {
 	Finished int `json:"finished"` // runs whose last batch was done
 }
 
+// wakeAtOnce is how many batches of a silent run a sweep enqueues: enough to get it
+// going again, and not a million tasks that are already in the queue.
+const wakeAtOnce = 16
+
 // Sweep does what a crash has left undone. Call it every few seconds: Cloud Scheduler
-// does in production. Two sweeps at once are harmless. A batch is enqueued again when
-// no step holds its lease and its last task is older than patience.
+// does in production. Two sweeps at once are harmless. Two kinds of batches are
+// enqueued again: one whose step died, at once, when its lease has run out; and some
+// of a run in which nobody has been at work for longer than patience, because the queue
+// has lost its tasks.
 func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error) {
 	var out Swept
 	control, err := m.control(ctx)
 	if err != nil {
 		return out, err
 	}
-	rows, err := control.Query(ctx, `SELECT b.run_id, b.number FROM control.batch b JOIN control.run r ON r.id = b.run_id
-		WHERE r.state IN ('running', 'cancelling') AND NOT b.done AND (b.lease_until IS NULL OR b.lease_until < clock_timestamp())
-		  AND (b.enqueued_at IS NULL OR b.enqueued_at < clock_timestamp() - $1::interval) ORDER BY b.run_id, b.number LIMIT 1000`, patience)
+	rows, err := control.Query(ctx, `WITH open AS (
+			SELECT b.run_id, b.number, b.lease_until, b.enqueued_at FROM control.batch b JOIN control.run r ON r.id = b.run_id
+			WHERE r.state IN ('running', 'cancelling') AND NOT b.done),
+		silent AS (
+			SELECT run_id FROM open GROUP BY run_id
+			HAVING count(*) FILTER (WHERE lease_until >= clock_timestamp()) = 0
+			   AND coalesce(max(enqueued_at), '-infinity') < clock_timestamp() - $1::interval)
+		SELECT run_id, number FROM open WHERE lease_until < clock_timestamp()
+		UNION
+		SELECT run_id, number FROM silent CROSS JOIN LATERAL (SELECT number FROM open o WHERE o.run_id = silent.run_id ORDER BY number LIMIT $2) x
+		ORDER BY 1, 2 LIMIT 1000`, patience, wakeAtOnce)
 	if err != nil {
 		return out, fmt.Errorf("migration: sweep: %w", err)
 	}
