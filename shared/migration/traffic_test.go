@@ -35,7 +35,9 @@ func writeOn(t *testing.T, w *world, ids []tenant.ID) *writers {
 	ctx, cancel := context.WithCancel(t.Context())
 	ws := &writers{w: w, stop: cancel, acked: map[tenant.ID]map[tenant.ID]string{}, unsure: map[tenant.ID]bool{}}
 	for _, id := range ids {
-		ws.acked[id] = rowsOf(t, w, id) // what was there before
+		ws.acked[id] = rowsOf(t, w, id) // what was there before; all of it before the first writer reads the map
+	}
+	for _, id := range ids {
 		for n := range 2 {
 			ws.group.Go(func() {
 				for i := 0; ctx.Err() == nil; i++ {
