@@ -23,6 +23,9 @@ func (c *checker) structure() {
 		}
 		left := map[string][]string{}
 		for _, o := range s.Others {
+			if c.in.Source == nil && o.Kind == "statistics object" {
+				continue // our own SQL makes them on green, too
+			}
 			left[o.Kind] = append(left[o.Kind], o.Name)
 		}
 		for kind, names := range left {
