@@ -265,18 +265,16 @@ type Progress func(done, total int)
 // others: the errors are joined, each naming its schema, and the next call
 // takes up what is left.
 func UpgradeBlue(ctx context.Context, pool *pgxpool.Pool, parallel int, progress Progress) (int, error) {
-	versions, err := tenantVersions()
-	if err != nil {
-		return 0, err
-	}
-	target := versions[len(versions)-1].number
-	rows, err := pool.Query(ctx, `SELECT tenant_id, schema_name FROM coditect.tenant_schema WHERE version < $1`, target)
+	// The database knows the versions: ApplyHome has taught it those of this program, and a newer program may have taught it more.
+	rows, err := pool.Query(ctx, `SELECT s.tenant_id, s.schema_name, v.version FROM (SELECT max(version) AS version FROM coditect.tenant_version) v
+		JOIN coditect.tenant_schema s ON s.version < v.version ORDER BY s.tenant_id`)
 	if err != nil {
 		return 0, fmt.Errorf("schema: list blue schemas: %w", err)
 	}
 	type todo struct {
 		ID     tenant.ID
 		Schema string
+		Target int64
 	}
 	work, err := pgx.CollectRows(rows, pgx.RowToStructByPos[todo])
 	if err != nil {
@@ -289,7 +287,7 @@ func UpgradeBlue(ctx context.Context, pool *pgxpool.Pool, parallel int, progress
 	for i, w := range work {
 		g.Go(func() error {
 			var did bool
-			if err := pool.QueryRow(ctx, `SELECT coditect.upgrade_tenant($1, $2)`, w.ID, target).Scan(&did); err != nil {
+			if err := pool.QueryRow(ctx, `SELECT coditect.upgrade_tenant($1, $2)`, w.ID, w.Target).Scan(&did); err != nil {
 				errs[i] = fmt.Errorf("schema %s: %w", w.Schema, err)
 			} else if did {
 				changed.Add(1)
