@@ -18,7 +18,7 @@ var tableCodes = map[string]bool{
 
 // conversion checks whether green can have the template's tables.
 func (c *checker) conversion(ctx context.Context) {
-	cat := &catalog.Catalog{Schemas: map[string]*catalog.Schema{c.report.Template: c.blue.Schemas[c.report.Template]}, Types: c.blue.Types}
+	cat := &catalog.Catalog{Schemas: map[string]*catalog.Schema{c.report.Template: c.template}, Types: c.blue.Types}
 	if c.public != nil {
 		cat.Schemas["public"] = c.public
 	}

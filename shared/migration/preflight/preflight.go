@@ -98,17 +98,8 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 		schemas = append(schemas, t.Schema)
 		c.names[t.Schema] = t.Name
 	}
-	blue, err := catalog.Read(ctx, in.Blue, append(slices.Clone(schemas), "public"))
-	if err != nil {
+	if err := c.read(ctx, schemas); err != nil {
 		return nil, err
-	}
-	c.public = blue.Schemas["public"]
-	delete(blue.Schemas, "public")
-	c.blue = blue
-	if in.Source != nil {
-		for name, s := range blue.Schemas {
-			blue.Schemas[name] = s.Without(in.Source.ExcludeTables)
-		}
 	}
 	c.tenants()
 	c.server(ctx, "blue", in.Blue)
@@ -127,6 +118,35 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 	return c.finish(), nil
 }
 
+// read reads the tenants' schemas, and beside them the two that are not moved: public
+// and the source's template. The template's tenant may be none of this run's, or may
+// have moved already: its schema stays in blue with its structure.
+func (c *checker) read(ctx context.Context, tenants []string) error {
+	var template string
+	var without []string
+	if s := c.in.Source; s != nil {
+		template, without = s.TemplateSchema, s.ExcludeTables
+	}
+	all := append(slices.Clone(tenants), "public")
+	if template != "" {
+		all = append(all, template)
+	}
+	blue, err := catalog.Read(ctx, c.in.Blue, all)
+	if err != nil {
+		return err
+	}
+	c.blue, c.public = blue, blue.Schemas["public"]
+	delete(blue.Schemas, "public")
+	for name, s := range blue.Schemas {
+		blue.Schemas[name] = s.Without(without)
+	}
+	c.template = blue.Schemas[template]
+	if !slices.Contains(tenants, template) {
+		delete(blue.Schemas, template)
+	}
+	return nil
+}
+
 func (s Speed) withDefaults() Speed {
 	return Speed{
 		BytesPerSecond: cmp.Or(s.BytesPerSecond, 20<<20), RowsPerSecond: cmp.Or(s.RowsPerSecond, 60_000),
@@ -140,7 +160,9 @@ type checker struct {
 	report *Report
 	blue   *catalog.Catalog
 	public *catalog.Schema
-	names  map[string]string // schema → tenant's name
+	// template is what the tenants' schemas are compared with; nil when there is none.
+	template *catalog.Schema
+	names    map[string]string // schema → tenant's name
 	// shared holds findings that may be the same for many tenants.
 	shared map[shape][]string
 }

@@ -171,6 +171,33 @@ func TestFindings(t *testing.T) {
 	require.Contains(t, lines(run(t, in), preflight.Unknown)[0], "could not check whether the application could switch the fence off")
 }
 
+// The tenants of a second run are compared with the source's template, whoever moves it.
+func TestTemplateOfAnotherRun(t *testing.T) {
+	conn := catalogtest.Blue(t, "")
+	home(t, conn, "source")
+	for _, s := range []string{"first", "second", "third"} {
+		name := pgx.Identifier{s}.Sanitize()
+		catalogtest.Exec(t, conn, `CREATE SCHEMA `+name+`; CREATE TABLE `+name+`.task (id bigserial PRIMARY KEY, name text)`)
+	}
+	catalogtest.Exec(t, conn, `ALTER TABLE third.task DROP COLUMN name; CREATE VIEW first.v AS SELECT 1 AS one; CREATE TABLE first.scratch (x int);
+		DO $$ BEGIN CREATE ROLE template_app LOGIN; END $$`)
+	in := preflight.Input{
+		Blue: conn, Green: catalogtest.Connect(t, catalogtest.Green(t)), Tenants: []source.Tenant{{Schema: "second", Name: "Second"}, {Schema: "third", Name: "Third"}},
+		Source: &source.Source{Name: "source", GreenSchema: "source", ApplicationRole: "template_app", TemplateSchema: "first", ExcludeTables: []string{"scratch"}},
+	}
+	r := run(t, in)
+	require.Equal(t, "first", r.Template)
+	require.Equal(t, []string{"third drift: the structure differs from first: table task: column name is missing"}, lines(r, blocker))
+	require.Empty(t, lines(r, warning), "what does not move is not complained about")
+	require.Len(t, r.Estimates, 2)
+	require.NotNil(t, r.Conversion)
+
+	catalogtest.Exec(t, conn, `DROP SCHEMA first CASCADE`)
+	r = run(t, in)
+	require.Equal(t, []string{"template_missing: there is no schema first any more, which green's tables were made from"}, lines(r, blocker))
+	require.Len(t, r.Estimates, 2)
+}
+
 // Green is looked at too: what the tables use and the conversion does not make.
 func TestGreenLacks(t *testing.T) {
 	conn := catalogtest.Blue(t, `CREATE EXTENSION btree_gist; CREATE EXTENSION pg_trgm; CREATE EXTENSION hstore; CREATE COLLATION public.nice (provider = icu, locale = 'de');

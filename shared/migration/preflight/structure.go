@@ -172,15 +172,16 @@ func (c *checker) chooseTemplate() bool {
 		return false
 	}
 	if s := c.in.Source; s != nil && s.TemplateSchema != "" {
-		if c.blue.Schemas[s.TemplateSchema] == nil {
-			c.overall("template_missing", Blocker, "", "name a tenant of this run in template_schema, or leave it out",
-				"template_schema %s is none of the tenants' schemas", s.TemplateSchema)
+		if c.template == nil {
+			c.overall("template_missing", Blocker, "", "register the source again with another template_schema, or without one",
+				"there is no schema %s any more, which green's tables were made from", s.TemplateSchema)
 			return false
 		}
 		c.report.Template = s.TemplateSchema
 		return true
 	}
 	c.report.Template = c.blue.MostCommon(nil)
+	c.template = c.blue.Schemas[c.report.Template]
 	return true
 }
 
@@ -189,8 +190,7 @@ const maxDifferences = 10
 
 // drift compares every tenant with the template; equal structures are compared once.
 func (c *checker) drift() {
-	template := c.blue.Schemas[c.report.Template]
-	want := template.Fingerprint()
+	want := c.template.Fingerprint()
 	known := map[string][]catalog.Difference{}
 	for name, s := range c.blue.Schemas {
 		print := s.Fingerprint()
@@ -199,7 +199,7 @@ func (c *checker) drift() {
 		}
 		ds, ok := known[print]
 		if !ok {
-			ds = catalog.Differences(template, s)
+			ds = catalog.Differences(c.template, s)
 			known[print] = ds
 		}
 		severity, action, table := Warning, "bring the schema in step with the others if the difference matters", ds[0].Table
