@@ -22,9 +22,10 @@ var canonical = []string{
 	`SET LOCAL bytea_output = 'hex'`, `SET LOCAL xmloption = 'content'`, `SET LOCAL jit = off`, `SET LOCAL statement_timeout = 0`,
 }
 
-// frozen begins a transaction that reads blue's frozen rows.
+// frozen begins a transaction that reads blue's rows as of one moment: the moment does
+// not matter for a fenced tenant.
 func frozen(ctx context.Context, blue *citus.Pool, work func(tx pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, blue, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, blue, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := execAll(ctx, tx, canonical); err != nil {
 			return err
 		}
@@ -32,27 +33,37 @@ func frozen(ctx context.Context, blue *citus.Pool, work func(tx pgx.Tx) error) e
 	})
 }
 
-// onGreen begins a transaction on green that sees past row-level security and, when
-// it writes, holds the moves' rows and leaves foreign keys alone: the rows were
-// checked where they come from, and are checked once more by verify.
-func (m *Mover) onGreen(ctx context.Context, write []Move, work func(tx pgx.Tx) error) error {
+// readGreen begins a transaction that sees green's committed rows past row-level security.
+func (m *Mover) readGreen(ctx context.Context, work func(tx pgx.Tx) error) error {
 	control, err := m.control(ctx)
 	if err != nil {
 		return err
 	}
 	return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
-		settings := append([]string{`SET LOCAL lock_timeout = '10s'`}, canonical...)
-		if write == nil {
-			// Without statistics the planner would rather read everybody's rows than a few tenants'.
-			settings = append(settings, `SET LOCAL enable_seqscan = off`)
+		// Without statistics the planner would rather read everybody's rows than a few tenants'.
+		if err := execAll(ctx, tx, append([]string{`SET LOCAL enable_seqscan = off`}, canonical...)); err != nil {
+			return err
 		}
-		if write != nil {
-			if err := lockFenced(ctx, tx, write); err != nil {
-				return err
-			}
-			settings = append(settings, `SET LOCAL session_replication_role = 'replica'`)
+		return work(tx)
+	})
+}
+
+// writeGreen begins a transaction that writes green's rows of moves in a state. It
+// holds the moves' rows, and leaves foreign keys alone: the rows were checked where
+// they come from, and are checked once more by verify.
+func (m *Mover) writeGreen(ctx context.Context, state State, moves []Move, work func(tx pgx.Tx) error) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		if err := execAll(ctx, tx, []string{`SET LOCAL lock_timeout = '10s'`}); err != nil {
+			return err
 		}
-		if err := execAll(ctx, tx, settings); err != nil {
+		if err := lockMoves(ctx, tx, state, moves); err != nil {
+			return err
+		}
+		if err := execAll(ctx, tx, append([]string{`SET LOCAL session_replication_role = 'replica'`}, canonical...)); err != nil {
 			return err
 		}
 		return work(tx)
@@ -72,7 +83,7 @@ func execAll(ctx context.Context, tx pgx.Tx, statements []string) error {
 // statement and one stream: it is round trips that make thousands of small tenants
 // slow. One transaction on green; rows of an earlier attempt are deleted in it.
 func (m *Mover) copyGroup(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) error {
-	return m.onGreen(ctx, moves, func(green pgx.Tx) error {
+	return m.writeGreen(ctx, Fenced, moves, func(green pgx.Tx) error {
 		if err := purge(ctx, green, l, triedBefore(moves)); err != nil {
 			return err
 		}
@@ -163,7 +174,7 @@ func (m *Mover) copyBig(ctx context.Context, blue *citus.Pool, l convert.Layout,
 	}
 	if len(done) == 0 {
 		// Nothing was copied under this fence; what is there is from another.
-		if err := m.onGreen(ctx, []Move{f.Move}, func(tx pgx.Tx) error { return purge(ctx, tx, l, triedBefore([]Move{f.Move})) }); err != nil {
+		if err := m.writeGreen(ctx, Fenced, []Move{f.Move}, func(tx pgx.Tx) error { return purge(ctx, tx, l, triedBefore([]Move{f.Move})) }); err != nil {
 			return false, err
 		}
 	}
@@ -201,7 +212,7 @@ func progressOf(ctx context.Context, db querier, f fenced) (map[string]int64, er
 
 // copyChunk copies the rows of some pages and returns the next page.
 func (m *Mover) copyChunk(ctx context.Context, blue *citus.Pool, l convert.Layout, t convert.Table, f fenced, page int64) (next int64, err error) {
-	err = m.onGreen(ctx, []Move{f.Move}, func(green pgx.Tx) error {
+	err = m.writeGreen(ctx, Fenced, []Move{f.Move}, func(green pgx.Tx) error {
 		return frozen(ctx, blue, func(from pgx.Tx) error {
 			var pages int64
 			if err := from.QueryRow(ctx, `SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint`, quoted(f.Schema, t.Name)).Scan(&pages); err != nil {

@@ -69,12 +69,11 @@ func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l conv
 	}
 	m.crash("verified")
 
-	if err := closeGates(ctx, blue, frozen); err != nil {
-		return err
+	counts := make([]int64, len(group))
+	for i, f := range group {
+		counts[i] = inGreen.rows(f.Tenant)
 	}
-	m.crash("gates closed")
-
-	return m.flip(ctx, run, l, group, inGreen)
+	return m.flip(ctx, run, blue, l, group, counts)
 }
 
 // both runs two pieces of work at the same time.
@@ -148,16 +147,18 @@ func isBig(group []fenced, cfg Config) bool {
 
 // flip changes the home of verified tenants: the directory, green's gate and the move
 // in one commit. Before it every tenant of the group lives in blue, after it in green.
-func (m *Mover) flip(ctx context.Context, run Run, l convert.Layout, group []fenced, rows digests) error {
+// The gate in blue closes a moment earlier, so that nobody reads there what has been
+// changed in green.
+func (m *Mover) flip(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, group []fenced, counts []int64) error {
 	control, err := m.control(ctx)
 	if err != nil {
 		return err
 	}
 	moves := movesOf(group)
-	counts := make([]int64, len(group))
-	for i, f := range group {
-		counts[i] = rows.rows(f.Tenant)
+	if err := closeGates(ctx, blue, moves); err != nil {
+		return err
 	}
+	m.crash("gates closed")
 	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
 		b := &pgx.Batch{}
 		expect := func(n *int64) func(tag pgconn.CommandTag) error {
@@ -238,7 +239,7 @@ func (m *Mover) undo(ctx context.Context, v Move, actor, why string) error {
 	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
 		// A new token: a step that is at work on this tenant loses it here.
 		err := tx.QueryRow(ctx, `UPDATE control.move SET state = 'blue', token = nextval('control.move_token'), error = $3, updated_at = clock_timestamp()
-			WHERE run_id = $1 AND tenant_id = $2 AND state IN ('planned', 'fenced') RETURNING token, fence_up`, v.Run, v.Tenant, why).
+			WHERE run_id = $1 AND tenant_id = $2 AND state IN ('planned', 'copying', 'fenced') RETURNING token, fence_up`, v.Run, v.Tenant, why).
 			Scan(&v.Token, &claimed)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return errOutdated

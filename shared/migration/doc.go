@@ -3,12 +3,12 @@
 //
 // # States of one tenant's move
 //
-//	planned ──→ fenced ──→ green            the short way, built here
-//	   │           │
-//	   └───────────┴─────→ blue             undone: the tenant stays where it was
+//	planned ──→ fenced ──→ green                      small tenants, many at once
+//	planned ──→ copying ──→ fenced ──→ green          larger ones, each alone
+//	   └────────────┴──────────┴─────→ blue           undone: the tenant stays where it was
 //
-//	planned → copying → catching_up → fenced → green → finalised, and green → fenced_back → blue
-//	are the states of the online way; the table has them already.
+//	catching_up, finalised, and green → fenced_back → blue are the states of the online way and
+//	of the way back; the table has them already.
 //
 // Each change is UPDATE … WHERE state = expected AND token = mine and must touch one
 // row. See [State] for the table of transitions.
@@ -20,6 +20,12 @@
 // table in both databases; moves the sequences; closes the gate in blue; and flips
 // the home in the directory together with opening the gate in green, in one commit.
 // cutover.go reads top-down in this order.
+//
+// A tenant whose rows take more than a moment is copied before the fence, while it is
+// written (ahead.go). Under the fence only hashes are computed, of small ranges of keys, and
+// what has changed meanwhile is copied again: the pause grows with the changes and
+// with what hashing costs, not with what building indexes costs. A tenant too large
+// for that is copied page by page under the fence (copy.go), if its operator allows the pause.
 //
 // # Why nothing is lost or doubled
 //

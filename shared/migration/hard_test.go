@@ -52,12 +52,26 @@ func TestDoubledAndReorderedTasks(t *testing.T) {
 	traffic.check(t)
 }
 
+// aheadOf is a configuration that copies every tenant before its fence.
+var aheadOf = func() migration.Config { c := quick; c.AheadBytes = 1; return c }()
+
+// everyPoint runs f for each crash point of both ways to move a tenant.
+func everyPoint(t *testing.T, group, ahead []string, f func(t *testing.T, cfg migration.Config, point string)) {
+	for _, p := range group {
+		t.Run("group/"+p, func(t *testing.T) { f(t, quick, p) })
+	}
+	for _, p := range ahead {
+		t.Run("ahead/"+p, func(t *testing.T) { f(t, aheadOf, p) })
+	}
+}
+
 // zombie returns a world and a mover that stops at a crash point until it is let go.
-func zombie(t *testing.T, env *citustest.Env, point string) (w *world, sleeper *migration.Mover, asleep <-chan struct{}, wake func()) {
+func zombie(t *testing.T, env *citustest.Env, cfg migration.Config, point string) (w *world, sleeper *migration.Mover, asleep <-chan struct{}, wake func()) {
 	w = newWorld(t, env)
+	w.Mover = migration.New(env.Migrator, w.Queue, cfg)
 	reached, release := make(chan struct{}), make(chan struct{})
 	var once, let sync.Once
-	sleeper = migration.New(env.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+	sleeper = migration.New(env.Migrator, w.Queue, cfg, migration.WithCrashPoints(func(at string) {
 		if at == point {
 			once.Do(func() { close(reached); <-release })
 		}
@@ -70,9 +84,9 @@ func zombie(t *testing.T, env *citustest.Env, point string) (w *world, sleeper *
 // A step that was thought dead wakes up after another one has finished its work, and
 // writes go on in green. Whatever it still does must change nothing.
 func TestAZombieStepIsHarmless(t *testing.T) {
-	for _, point := range []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed"} {
-		t.Run(point, func(t *testing.T) {
-			w, sleeper, asleep, wake := zombie(t, citustest.New(t), point)
+	everyPoint(t, []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed"},
+		[]string{"copying", "copied", "fence recorded", "changes copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
+			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
 			run := start(t, w, ids, 10)
@@ -105,15 +119,14 @@ func TestAZombieStepIsHarmless(t *testing.T) {
 			traffic.mu.Unlock()
 			traffic.check(t)
 		})
-	}
 }
 
 // The same, but while it slept an operator has undone the move: the zombie must not
 // fence the tenant again, nor bring rows to green.
 func TestAZombieAfterAnUndo(t *testing.T) {
-	for _, point := range []string{"claimed", "fence recorded", "copied", "verified", "gates closed"} {
-		t.Run(point, func(t *testing.T) {
-			w, sleeper, asleep, wake := zombie(t, citustest.New(t), point)
+	everyPoint(t, []string{"claimed", "fence recorded", "copied", "verified", "gates closed"},
+		[]string{"copying", "copied", "fence recorded", "changes copied"}, func(t *testing.T, cfg migration.Config, point string) {
+			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
 			run := start(t, w, ids, 10)
@@ -141,7 +154,6 @@ func TestAZombieAfterAnUndo(t *testing.T) {
 			w.drain(t)
 			require.Equal(t, migration.Counts{migration.Green: 3}, inspect(t, w, again).Counts)
 		})
-	}
 }
 
 func fencesIn(t *testing.T, w *world) (n int) {
@@ -156,15 +168,16 @@ type crashed struct{ point string }
 // A step dies after each of its effects; the next one finishes. The tenants are written
 // all the time. (functions/migrationstep does the same with a real process and kill -9.)
 func TestAStepDiesAnywhere(t *testing.T) {
-	for _, point := range []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed", "flipped", "step named", "batch done"} {
-		t.Run(point, func(t *testing.T) {
+	everyPoint(t, []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed", "flipped", "step named", "batch done"},
+		[]string{"copying", "copied", "fence recorded", "changes copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
 			w := newWorld(t, citustest.New(t))
+			w.Mover = migration.New(w.Migrator, w.Queue, cfg)
 			ids := blueTenants(t, w, 4)
 			traffic := writeOn(t, w, ids)
 			run := start(t, w, ids, 10)
 			task, _ := w.Queue.take()
 			ctx, cancel := context.WithCancel(t.Context())
-			tiny := quick
+			tiny := cfg
 			tiny.GroupTenants, tiny.StepBudget = 2, time.Nanosecond // two groups, and a step that is named
 			dying := migration.New(w.Migrator, w.Queue, tiny, migration.WithCrashPoints(func(at string) {
 				if at == point {
@@ -193,7 +206,6 @@ func TestAStepDiesAnywhere(t *testing.T) {
 			require.Equal(t, migration.Counts{migration.Green: 4}, inspect(t, w, run).Counts)
 			traffic.check(t)
 		})
-	}
 }
 
 // recoverByItself does what the scheduler does: it sweeps until the run is over.
@@ -224,7 +236,7 @@ func (w *world) drainBusy(t *testing.T) {
 
 // An undo dies between its commit and lifting the fence: the sweeper lifts it.
 func TestTheSweeperLiftsALeftFence(t *testing.T) {
-	w, sleeper, asleep, _ := zombie(t, citustest.New(t), "verified")
+	w, sleeper, asleep, _ := zombie(t, citustest.New(t), quick, "verified")
 	ids := blueTenants(t, w, 1)
 	run := start(t, w, ids, 1)
 	task, _ := w.Queue.take()
@@ -307,7 +319,7 @@ func TestPauseResumeCancel(t *testing.T) {
 
 // A suspension during the move comes along.
 func TestSuspensionDuringAMove(t *testing.T) {
-	w, sleeper, asleep, wake := zombie(t, citustest.New(t), "verified")
+	w, sleeper, asleep, wake := zombie(t, citustest.New(t), quick, "verified")
 	ids := blueTenants(t, w, 1)
 	start(t, w, ids, 1)
 	task, _ := w.Queue.take()
@@ -379,6 +391,13 @@ func TestADifferenceStopsTheFlip(t *testing.T) {
 
 // One tenant of a million rows goes page by page, over several steps.
 func TestAMillionRows(t *testing.T) {
+	small := quick
+	small.StepBudget, small.ChunkPages, small.AheadMax = 500*time.Millisecond, 1024, 1
+	t.Run("ahead of the fence", func(t *testing.T) { aMillionRows(t, quick) })
+	t.Run("page by page under the fence", func(t *testing.T) { aMillionRows(t, small) })
+}
+
+func aMillionRows(t *testing.T, cfg migration.Config) {
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
 	const n = 1_000_000
@@ -391,9 +410,7 @@ func TestAMillionRows(t *testing.T) {
 	require.Equal(t, "preflight_failed", fault.CodeOf(err))
 	require.Contains(t, err.Error(), blueSchema(ids[1]))
 
-	small := quick
-	small.StepBudget, small.ChunkPages = 500*time.Millisecond, 1024
-	w.Mover = migration.New(w.Migrator, w.Queue, small)
+	w.Mover = migration.New(w.Migrator, w.Queue, cfg)
 	run, _, err := w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids, MaxPause: 10 * time.Minute, Actor: "test"})
 	require.NoError(t, err)
 	w.drain(t)

@@ -82,7 +82,13 @@ func TestOwnTenantsMove(t *testing.T) {
 }
 
 func TestNothingIsLostUnderTraffic(t *testing.T) {
+	t.Run("group", func(t *testing.T) { nothingIsLost(t, quick) })
+	t.Run("ahead", func(t *testing.T) { nothingIsLost(t, aheadOf) })
+}
+
+func nothingIsLost(t *testing.T, cfg migration.Config) {
 	eachServer(t, func(t *testing.T, w *world) {
+		w.Mover = migration.New(w.Migrator, w.Queue, cfg)
 		ids := blueTenants(t, w, 6)
 		neighbour := blueTenants(t, w, 1)
 		traffic := writeOn(t, w, append(neighbour, ids...))

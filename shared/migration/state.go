@@ -7,7 +7,7 @@ type State string
 // The states.
 const (
 	Planned    State = "planned"     // nothing was changed yet
-	Copying    State = "copying"     // online way: rows are copied while the tenant is written
+	Copying    State = "copying"     // rows are copied while the tenant is written
 	CatchingUp State = "catching_up" // online way: changes since the copy are applied
 	Fenced     State = "fenced"      // blue takes no writes
 	Green      State = "green"       // the tenant lives in green
@@ -19,7 +19,7 @@ const (
 // transitions is the whole state machine; what is not here does not happen.
 var transitions = map[State][]State{
 	Planned:    {Copying, Fenced, Blue},
-	Copying:    {CatchingUp, Blue},
+	Copying:    {CatchingUp, Fenced, Blue},
 	CatchingUp: {Fenced, Blue},
 	Fenced:     {Green, Blue},
 	Green:      {FencedBack, Finalised},

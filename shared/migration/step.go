@@ -110,7 +110,7 @@ func (s *step) drop(ctx context.Context, run Run, open []Move) ([]Move, error) {
 			why = "the run was cancelled"
 		case v.FencedAt != nil && s.m.now().Sub(*v.FencedAt) > pauseLimit(run):
 			why = fmt.Sprintf("the tenant was fenced for longer than %v: writes go on in blue", pauseLimit(run))
-		case v.State == Planned && v.Attempts >= s.m.cfg.MaxAttempts: // a fenced one is bounded by its pause
+		case v.State != Fenced && v.Attempts >= s.m.cfg.MaxAttempts: // a fenced one is bounded by its pause
 			why = fmt.Sprintf("given up after %d attempts", v.Attempts)
 			if v.Error != nil {
 				why += ": " + *v.Error
@@ -164,6 +164,9 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 		return err
 	}
 	m.crash("claimed")
+	if len(claimed) == 1 && m.cfg.ahead(claimed[0]) {
+		return s.blame(ctx, claimed, m.moveAhead(ctx, run, blue, l, shape, claimed[0]))
+	}
 	return s.blame(ctx, claimed, m.moveGroup(ctx, run, blue, l, shape, claimed, s.stop))
 }
 
@@ -174,7 +177,7 @@ func (s *step) pick(open []Move) []Move {
 		bytes int64
 	)
 	for _, v := range open {
-		if len(group) > 0 && (s.alone[v.Schema] || s.alone[group[0].Schema] || v.Database != group[0].Database ||
+		if len(group) > 0 && (s.m.cfg.ahead(v) || s.m.cfg.ahead(group[0]) || s.alone[v.Schema] || s.alone[group[0].Schema] || v.Database != group[0].Database ||
 			bytes+v.Bytes > s.m.cfg.GroupBytes || len(group) == s.m.cfg.GroupTenants) {
 			continue
 		}
@@ -309,7 +312,7 @@ func (m *Mover) finishBatch(ctx context.Context, t StepTask) error {
 		return err
 	}
 	_, err = control.Exec(ctx, `UPDATE control.batch b SET done = true WHERE run_id = $1 AND number = $2
-		AND NOT EXISTS (SELECT FROM control.move m WHERE m.run_id = b.run_id AND m.batch = b.number AND m.state IN ('planned', 'fenced'))`, t.Run, t.Batch)
+		AND NOT EXISTS (SELECT FROM control.move m WHERE m.run_id = b.run_id AND m.batch = b.number AND m.state IN ('planned', 'copying', 'fenced'))`, t.Run, t.Batch)
 	if err != nil {
 		return err
 	}

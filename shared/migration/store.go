@@ -61,8 +61,8 @@ func scanMove(row pgx.CollectableRow) (Move, error) {
 // first: their tenants are waiting.
 func openMoves(ctx context.Context, db querier, run uuid.UUID, batch int) ([]Move, error) {
 	rows, err := db.Query(ctx, `SELECT `+moveColumns+` FROM control.move m JOIN control.tenant t ON t.id = m.tenant_id
-		WHERE m.run_id = $1 AND m.batch = $2 AND m.state IN ('planned', 'fenced')
-		ORDER BY m.state = 'planned', m.attempts, m.bytes, m.tenant_id`, run, batch)
+		WHERE m.run_id = $1 AND m.batch = $2 AND m.state IN ('planned', 'copying', 'fenced')
+		ORDER BY m.state <> 'fenced', m.attempts, m.bytes, m.tenant_id`, run, batch)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (m *Mover) claim(ctx context.Context, moves []Move) ([]Move, error) {
 	rows, err := control.Query(ctx, `UPDATE control.move m
 			SET token = nextval('control.move_token'), attempts = m.attempts + 1, fence_up = true, updated_at = clock_timestamp()
 		FROM control.tenant t
-		WHERE m.run_id = $1 AND m.tenant_id = ANY($2) AND m.state IN ('planned', 'fenced') AND t.id = m.tenant_id AND t.epoch = m.epoch
+		WHERE m.run_id = $1 AND m.tenant_id = ANY($2) AND m.state IN ('planned', 'copying', 'fenced') AND t.id = m.tenant_id AND t.epoch = m.epoch
 		RETURNING `+moveColumns, moves[0].Run, tenantsOf(moves))
 	if err != nil {
 		return nil, err
@@ -112,18 +112,29 @@ func (m *Mover) markFenced(ctx context.Context, moves []Move) error {
 	}
 	tag, err := control.Exec(ctx, `UPDATE control.move m SET state = 'fenced', fenced_at = coalesce(m.fenced_at, clock_timestamp()), updated_at = clock_timestamp()
 		FROM unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, token)
-		WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id AND m.token = x.token AND m.state IN ('planned', 'fenced')`,
+		WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id AND m.token = x.token AND m.state IN ('planned', 'copying', 'fenced')`,
 		moves[0].Run, tenantsOf(moves), tokensOf(moves))
 	return oneEach(tag.RowsAffected(), len(moves), err)
 }
 
-// lockFenced holds the moves' rows until tx ends, so that no newer step can claim
+// markCopying records that rows are being copied while the tenant is written.
+func (m *Mover) markCopying(ctx context.Context, v Move) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	tag, err := control.Exec(ctx, `UPDATE control.move SET state = 'copying', updated_at = clock_timestamp()
+		WHERE run_id = $1 AND tenant_id = $2 AND token = $3 AND state IN ('planned', 'copying')`, v.Run, v.Tenant, v.Token)
+	return oneEach(tag.RowsAffected(), 1, err)
+}
+
+// lockMoves holds the moves' rows until tx ends, so that no newer step can claim
 // them while rows are written to green: a step that lost its claim writes nothing.
-func lockFenced(ctx context.Context, tx pgx.Tx, moves []Move) error {
+func lockMoves(ctx context.Context, tx pgx.Tx, state State, moves []Move) error {
 	var n int
 	err := tx.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM control.move m JOIN unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, token) USING (tenant_id)
-		WHERE m.run_id = $1 AND m.token = x.token AND m.state = 'fenced' ORDER BY m.tenant_id FOR UPDATE OF m) y`,
-		moves[0].Run, tenantsOf(moves), tokensOf(moves)).Scan(&n)
+		WHERE m.run_id = $1 AND m.token = x.token AND m.state = $4 ORDER BY m.tenant_id FOR UPDATE OF m) y`,
+		moves[0].Run, tenantsOf(moves), tokensOf(moves), string(state)).Scan(&n)
 	return oneEach(int64(n), len(moves), err)
 }
 
