@@ -17,6 +17,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -78,9 +79,15 @@ type Pool struct {
 	Name string
 
 	detect sync.Mutex
-	known  bool
-	citus  bool
+	server atomic.Int32 // one of the constants below
 }
+
+// What is known of a pool's server.
+const (
+	serverUnknown int32 = iota
+	serverPlain
+	serverCitus
+)
 
 // Open checks the configuration. It makes no round trip: an instance that is
 // started for a request that needs no database should not wait for one.
@@ -180,15 +187,22 @@ func (d *Databases) Close() {
 
 // HasCitus reports whether the database uses the Citus extension. It asks once.
 func (p *Pool) HasCitus(ctx context.Context) (bool, error) {
+	if known := p.server.Load(); known != serverUnknown {
+		return known == serverCitus, nil
+	}
 	p.detect.Lock()
 	defer p.detect.Unlock()
-	if p.known {
-		return p.citus, nil
+	if known := p.server.Load(); known != serverUnknown {
+		return known == serverCitus, nil
 	}
-	err := p.QueryRow(ctx, `SELECT coditect.has_citus()`).Scan(&p.citus)
-	if err != nil {
+	var citus bool
+	if err := p.QueryRow(ctx, `SELECT coditect.has_citus()`).Scan(&citus); err != nil {
 		return false, err
 	}
-	p.known = true
-	return p.citus, nil
+	if citus {
+		p.server.Store(serverCitus)
+	} else {
+		p.server.Store(serverPlain)
+	}
+	return citus, nil
 }
