@@ -28,6 +28,7 @@ type Door struct {
 	dbs     *Databases
 	locator Locator
 	rewrite func(sql string) string
+	timeout any // Config.StatementTimeout, as the statement that enters a tenant takes it
 }
 
 // Option changes a Door.
@@ -40,7 +41,11 @@ func WithRewrite(f func(sql string) string) Option { return func(d *Door) { d.re
 
 // NewDoor returns a door to the tenants that locator finds in dbs.
 func NewDoor(dbs *Databases, locator Locator, opts ...Option) *Door {
-	d := &Door{dbs: dbs, locator: locator, rewrite: func(sql string) string { return sql }}
+	d := &Door{
+		dbs: dbs, locator: locator,
+		rewrite: func(sql string) string { return sql },
+		timeout: fmt.Sprintf("%dms", dbs.cfg.StatementTimeout.Milliseconds()),
+	}
 	for _, o := range opts {
 		o(d)
 	}
@@ -60,14 +65,20 @@ func NewDoor(dbs *Databases, locator Locator, opts ...Option) *Door {
 // The begin, the entering of the tenant and fn's first statement share a round
 // trip; each further statement and the COMMIT take one. See [Door.OneTrip].
 func (d *Door) InTenant(ctx context.Context, id tenant.ID, fn func(tx *Tx) error) error {
-	return d.follow(ctx, id, func(ctx context.Context, p *Pool) error { return d.transact(ctx, p, id, "begin", fn) })
+	return d.follow(ctx, id, func(ctx context.Context, at place) error { return d.transact(ctx, at, false, fn) })
 }
 
-// ReadTenant is InTenant in a READ ONLY transaction.
+// ReadTenant is InTenant for callbacks that only read. Every statement (and every
+// [Tx.Send]) is a READ ONLY transaction of its own and takes one round trip, in
+// which the tenant is entered and left again.
+//
+// What a callback sees is what it would see in one READ COMMITTED transaction, where
+// each statement has its own snapshot as well; but now() moves on between its
+// statements, and what is set for a transaction ends with its statement. A tenant
+// that moves between two statements is followed, and fn is repeated there: fn never
+// reads one part in the old home and one in the new.
 func (d *Door) ReadTenant(ctx context.Context, id tenant.ID, fn func(tx *Tx) error) error {
-	return d.follow(ctx, id, func(ctx context.Context, p *Pool) error {
-		return d.transact(ctx, p, id, "begin read only", fn)
-	})
+	return d.follow(ctx, id, func(ctx context.Context, at place) error { return d.transact(ctx, at, true, fn) })
 }
 
 // OneTrip runs the statements that fn queues in one transaction and one round
@@ -75,18 +86,12 @@ func (d *Door) ReadTenant(ctx context.Context, id tenant.ID, fn func(tx *Tx) err
 // statements (see pgx.QueuedQuery); an error of a callback rolls nothing back, for
 // the COMMIT is on its way already. fn may run again as with InTenant.
 func (d *Door) OneTrip(ctx context.Context, id tenant.ID, fn func(b *Batch)) error {
-	return d.follow(ctx, id, func(ctx context.Context, p *Pool) error { return d.oneTrip(ctx, p, id, "begin", fn) })
+	return d.InTenant(ctx, id, func(tx *Tx) error { return tx.sendAll(ctx, fn) })
 }
 
 // ReadTrip is OneTrip in a READ ONLY transaction: always safe to repeat.
 func (d *Door) ReadTrip(ctx context.Context, id tenant.ID, fn func(b *Batch)) error {
-	return d.follow(ctx, id, func(ctx context.Context, p *Pool) error {
-		err := d.oneTrip(ctx, p, id, "begin read only", fn)
-		if fault.KindOf(err) == fault.Uncertain {
-			return lostConnection{err}
-		}
-		return err
-	})
+	return d.ReadTenant(ctx, id, func(tx *Tx) error { return tx.sendAll(ctx, fn) })
 }
 
 // errNotHere: the gate of the database says that the tenant is not (or no longer) there.
@@ -104,13 +109,21 @@ const (
 	maxBackoff   = 25 * time.Millisecond
 )
 
+// place is where a tenant is believed to live, as an attempt needs it.
+type place struct {
+	pool   *Pool
+	id     tenant.ID
+	schema string // the tenant's own; "" where tenants share one
+	enter  string // the statement that enters a tenant there
+}
+
 // follow runs attempt where the tenant lives, and again where it lives then, until
 // it succeeds, fails for good, or patience ends.
-func (d *Door) follow(ctx context.Context, id tenant.ID, attempt func(context.Context, *Pool) error) error {
+func (d *Door) follow(ctx context.Context, id tenant.ID, attempt func(context.Context, place) error) error {
 	if id.IsZero() {
 		return fault.New(fault.Internal, "tenant_missing", "no organisation was given")
 	}
-	place, err := d.locator.Locate(ctx, id)
+	found, err := d.locator.Locate(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -120,18 +133,18 @@ func (d *Door) follow(ctx context.Context, id tenant.ID, attempt func(context.Co
 		repeats  = 0
 	)
 	for {
-		if err := statusFault(place); err != nil {
+		if err := statusFault(found); err != nil {
 			return err
 		}
-		pool, err := d.dbs.Pool(ctx, place.Database)
+		pool, err := d.dbs.Pool(ctx, found.Database)
 		if err != nil {
 			return err
 		}
 		// Asked before a connection is held: asking needs one too.
-		if _, err = pool.HasCitus(ctx); err != nil {
-			err = lostConnection{err}
+		if isCitus, e := pool.HasCitus(ctx); e != nil {
+			err = lostConnection{e}
 		} else {
-			err = attempt(ctx, pool)
+			err = attempt(ctx, placeOf(pool, found, isCitus))
 		}
 		switch {
 		case err == nil:
@@ -151,7 +164,7 @@ func (d *Door) follow(ctx context.Context, id tenant.ID, attempt func(context.Co
 			return faultOf(err)
 		}
 		backoff = min(backoff*2, maxBackoff)
-		if place, err = d.locator.Relocate(ctx, place); err != nil {
+		if found, err = d.locator.Relocate(ctx, found); err != nil {
 			return err
 		}
 	}
@@ -185,86 +198,35 @@ func statusFault(p tenant.Placement) error {
 	}
 }
 
-// enter returns the statement that enters a tenant, and its arguments. It answers
-// with no row when the gate does not let the tenant in; nothing is set then, so
-// that unqualified names fail and row-level security shows no rows.
-func (d *Door) enter(ctx context.Context, p *Pool, id tenant.ID) (string, []any, error) {
-	isCitus, err := p.HasCitus(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	timeout := fmt.Sprintf("%dms", d.dbs.cfg.StatementTimeout.Milliseconds())
-	if isCitus {
-		return `SELECT epoch, set_config('statement_timeout', $2, true) FROM coditect.enter($1)`, []any{id, timeout}, nil
-	}
-	return `SELECT epoch, set_config('statement_timeout', $2, true), set_config('app.tenant_id', tenant_id::text, true),
+// The statements that enter a tenant. They answer with no row when the gate does
+// not let the tenant in; nothing is set then, so that unqualified names fail and
+// row-level security shows no rows.
+const (
+	enterCitus = `SELECT epoch, set_config('statement_timeout', $2, true) FROM coditect.enter($1)`
+	enterPlain = `SELECT epoch, set_config('statement_timeout', $2, true), set_config('app.tenant_id', tenant_id::text, true),
 		set_config('search_path', concat_ws(', ', quote_ident(schema_name), quote_ident(shared_schema)), true)
-		FROM coditect.gate WHERE tenant_id = $1 AND NOT closed AND NOT suspended`, []any{id, timeout}, nil
-}
+		FROM coditect.gate WHERE tenant_id = $1 AND NOT closed AND NOT suspended`
+)
 
-// queueEnter puts begin and enter at the head of a batch.
-func (d *Door) queueEnter(ctx context.Context, b *pgx.Batch, p *Pool, id tenant.ID, begin string) error {
-	sql, args, err := d.enter(ctx, p, id)
-	if err != nil {
-		return err
+func placeOf(pool *Pool, p tenant.Placement, isCitus bool) place {
+	at := place{pool: pool, id: p.Tenant, enter: enterPlain}
+	if isCitus {
+		at.enter = enterCitus
 	}
-	b.Queue(begin)
-	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
-		found := rows.Next()
-		rows.Close()
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		if !found {
-			return errNotHere
-		}
-		return nil
-	})
-	return nil
+	if p.Home == tenant.Blue {
+		at.schema = p.Schema
+	}
+	return at
 }
 
-func (d *Door) transact(ctx context.Context, p *Pool, id tenant.ID, begin string, fn func(*Tx) error) error {
-	conn, err := p.Acquire(ctx)
+func (d *Door) transact(ctx context.Context, at place, readOnly bool, fn func(*Tx) error) error {
+	conn, err := at.pool.Acquire(ctx)
 	if err != nil {
 		return lostConnection{err}
 	}
 	defer conn.Release()
-	return d.transactOn(ctx, p, conn.Conn(), id, begin, fn)
-}
-
-func (d *Door) transactOn(ctx context.Context, p *Pool, conn *pgx.Conn, id tenant.ID, begin string, fn func(*Tx) error) (err error) {
-	tx := &Tx{door: d, pool: p, conn: conn, id: id, begin: begin, readOnly: begin != "begin"}
-	finished := false
-	defer func() {
-		if !finished {
-			tx.rollback(ctx)
-		}
-		forgetIfStale(ctx, conn, err)
-		tx.conn = nil // a Tx that outlives its callback can do nothing
-	}()
-	if err := fn(tx); err != nil {
-		// The callback may have turned a moved tenant's error into one of its own.
-		if tx.err != nil && (isElsewhere(tx.err) || isRepeatable(tx.err)) {
-			return tx.err
-		}
-		return beforeCommit(conn, err)
-	}
-	if tx.err != nil {
-		// A failed statement was ignored: the transaction is aborted, COMMIT would silently roll back.
-		return beforeCommit(conn, tx.err)
-	}
-	if !tx.begun {
-		return nil
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if conn.IsClosed() {
-		return lostConnection{errors.New("citus: the connection broke before COMMIT")}
-	}
-	finished = true
-	tag, err := conn.Exec(ctx, "commit")
-	return commitResult(tag, err, tx.readOnly)
+	tx := &Tx{door: d, at: at, conn: conn.Conn(), readOnly: readOnly}
+	return tx.run(ctx, fn)
 }
 
 // beforeCommit marks an error of a connection that broke while nothing was committed.
@@ -279,7 +241,7 @@ func beforeCommit(conn *pgx.Conn, err error) error {
 // commitResult tells committed, refused and unknown apart. pgconn.SafeToRetry is of no
 // use here: pgx v5.12 calls an error safe to retry ("conn closed") when the connection
 // broke while it read the answer to a statement that was sent.
-func commitResult(tag pgconn.CommandTag, err error, readOnly bool) error {
+func commitResult(tag pgconn.CommandTag, err error) error {
 	var pgErr *pgconn.PgError
 	switch {
 	case err == nil && tag.String() == "ROLLBACK":
@@ -288,48 +250,8 @@ func commitResult(tag pgconn.CommandTag, err error, readOnly bool) error {
 		return nil
 	case errors.As(err, &pgErr) && !isShutdown(pgErr):
 		return err // a deferred constraint, a serialization failure: the server rolled back and says why
-	case readOnly:
-		return lostConnection{err}
 	default:
 		return fault.Wrap(err, fault.Uncertain, "commit_uncertain",
 			"the connection broke while the change was being saved; it may or may not have been: repeat it with the same Idempotency-Key, or read before you repeat")
 	}
-}
-
-func (d *Door) oneTrip(ctx context.Context, p *Pool, id tenant.ID, begin string, fn func(b *Batch)) error {
-	conn, err := p.Acquire(ctx)
-	if err != nil {
-		return lostConnection{err}
-	}
-	defer conn.Release()
-	b := &Batch{door: d}
-	fn(b)
-	if !preparedOn(conn.Conn()).all(b) {
-		// First use on this connection: preparing needs the tenant's search_path, hence a transaction that has entered.
-		return d.transactOn(ctx, p, conn.Conn(), id, begin, func(tx *Tx) error { return tx.Send(ctx, b) })
-	}
-	pb := &pgx.Batch{}
-	if err := d.queueEnter(ctx, pb, p, id, begin); err != nil {
-		return beforeCommit(conn.Conn(), err)
-	}
-	pb.QueuedQueries = append(pb.QueuedQueries, b.inner.QueuedQueries...)
-	committed := false
-	pb.Queue("commit").Exec(func(tag pgconn.CommandTag) error {
-		committed = true
-		return commitResult(tag, nil, begin != "begin")
-	})
-	err = conn.SendBatch(ctx, pb).Close()
-	switch {
-	case err == nil:
-		return nil
-	case committed, errors.Is(err, errNotHere):
-		// A callback's own error, or nothing was entered and so nothing done.
-	case conn.Conn().IsClosed():
-		return commitResult(pgconn.CommandTag{}, err, begin != "begin")
-	}
-	if !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
-		rollback(ctx, conn.Conn())
-	}
-	forgetIfStale(ctx, conn.Conn(), err)
-	return err
 }

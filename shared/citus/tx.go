@@ -3,7 +3,6 @@ package citus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,21 +11,23 @@ import (
 	"github.com/coditect/platform/shared/tenant"
 )
 
-// Tx is a transaction of one tenant. It can do nothing outside of either, and
-// nothing at all after its callback has returned. Not safe for concurrent use.
+// Tx is a transaction of one tenant, or of [Door.ReadTenant] a sequence of such. It
+// can do nothing outside of either, and nothing at all after its callback has
+// returned. Not safe for concurrent use.
 type Tx struct {
-	door     *Door
-	pool     *Pool
-	conn     *pgx.Conn
-	id       tenant.ID
-	begin    string
-	readOnly bool
-	begun    bool
-	err      error // the first database error: the transaction is aborted from then on
+	door      *Door
+	at        place
+	conn      *pgx.Conn
+	readOnly  bool // each statement commits with itself
+	begun     bool
+	commits   bool       // COMMIT of a change has been sent along with statements,
+	committed bool       // and was answered
+	open      *firstRows // rows that the callback has not closed yet
+	err       error      // the first database error: the transaction is aborted from then on
 }
 
 // Tenant returns the tenant the transaction belongs to: the $1 of every statement.
-func (tx *Tx) Tenant() tenant.ID { return tx.id }
+func (tx *Tx) Tenant() tenant.ID { return tx.at.id }
 
 // Batch is a list of statements sent in one round trip.
 type Batch struct {
@@ -45,28 +46,139 @@ func (tx *Tx) NewBatch() *Batch { return &Batch{door: tx.door} }
 
 var errFinished = errors.New("citus: the transaction's callback has returned")
 
-// Send runs the statements of a batch in one round trip (two, the first time a
+// Send runs the statements of a batch in one round trip (two more, the first time a
 // connection sees one of them) and hands the results to their callbacks.
-func (tx *Tx) Send(ctx context.Context, b *Batch) error {
+func (tx *Tx) Send(ctx context.Context, b *Batch) error { return tx.send(ctx, b, tx.readOnly) }
+
+// sendAll sends what fn queues, with the COMMIT.
+func (tx *Tx) sendAll(ctx context.Context, fn func(b *Batch)) error {
+	b := tx.NewBatch()
+	fn(b)
+	return tx.send(ctx, b, true)
+}
+
+func (tx *Tx) send(ctx context.Context, b *Batch, commit bool) error {
 	if err := tx.usable(); err != nil {
 		return err
 	}
-	var sqls []string
-	for _, q := range b.inner.QueuedQueries {
-		sqls = append(sqls, q.SQL)
-	}
-	if err := tx.prepare(ctx, sqls...); err != nil {
+	pb, _, err := tx.compose(ctx, b.inner.QueuedQueries, commit)
+	if err != nil {
 		return tx.fail(err)
 	}
-	pb := &pgx.Batch{}
-	if !tx.begun {
-		if err := tx.door.queueEnter(ctx, pb, tx.pool, tx.id, tx.begin); err != nil {
-			return tx.fail(err)
-		}
-		tx.begun = true
-	}
-	pb.QueuedQueries = append(pb.QueuedQueries, b.inner.QueuedQueries...)
 	return tx.fail(tx.conn.SendBatch(ctx, pb).Close())
+}
+
+// compose makes a batch of statements: with begin and enter before the first, with
+// COMMIT after them if asked. It returns as well how many were put before them.
+func (tx *Tx) compose(ctx context.Context, queries []*pgx.QueuedQuery, commit bool) (*pgx.Batch, int, error) {
+	const before = 2 // begin, enter
+	all := make([]pgx.QueuedQuery, before+len(queries)+1)
+	known := statementsOf(tx.conn)
+	known.turn++
+	for i, q := range queries {
+		name, err := known.name(ctx, tx, q.SQL)
+		if err != nil {
+			return nil, 0, err
+		}
+		all[before+i] = pgx.QueuedQuery{SQL: name, Arguments: q.Arguments, Fn: q.Fn}
+	}
+	head := 0
+	if !tx.begun {
+		head = before
+		all[0].SQL, all[1] = tx.begin(), tx.enter()
+	}
+	if all = all[before-head:]; commit {
+		all[len(all)-1] = pgx.QueuedQuery{SQL: "commit", Fn: tx.answered}
+	} else {
+		all = all[:len(all)-1]
+	}
+	pb := &pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, len(all))}
+	for i := range all {
+		pb.QueuedQueries[i] = &all[i]
+	}
+	tx.begun = !commit
+	tx.commits = commit && !tx.readOnly
+	return pb, head, nil
+}
+
+func (tx *Tx) begin() string {
+	if tx.readOnly {
+		return "begin read only"
+	}
+	return "begin"
+}
+
+func (tx *Tx) enter() pgx.QueuedQuery {
+	return pgx.QueuedQuery{SQL: tx.at.enter, Arguments: []any{tx.at.id, tx.door.timeout}, Fn: entered}
+}
+
+// entered reads the answer of the gate.
+func entered(br pgx.BatchResults) error {
+	tag, err := br.Exec()
+	if err == nil && tag.RowsAffected() == 0 {
+		return errNotHere
+	}
+	return err
+}
+
+// answered reads the answer to a COMMIT that went along with statements.
+func (tx *Tx) answered(br pgx.BatchResults) error {
+	tag, err := br.Exec()
+	if err != nil {
+		return err
+	}
+	err = commitResult(tag, nil)
+	tx.committed = err == nil
+	return err
+}
+
+// run runs the callback and ends what it left open.
+func (tx *Tx) run(ctx context.Context, fn func(*Tx) error) (err error) {
+	defer func() {
+		tx.rollback(ctx)
+		forgetIfStale(ctx, tx.conn, err)
+		tx.conn = nil // a Tx that outlives its callback can do nothing
+	}()
+	err = fn(tx)
+	if tx.open != nil {
+		tx.open.Close()
+	}
+	if tx.commits {
+		return tx.outcome(err)
+	}
+	if err != nil {
+		// The callback may have turned a moved tenant's error into one of its own.
+		if tx.err != nil && (isElsewhere(tx.err) || isRepeatable(tx.err)) {
+			return tx.err
+		}
+		return beforeCommit(tx.conn, err)
+	}
+	if tx.err != nil {
+		// A failed statement was ignored: the transaction is aborted, COMMIT would silently roll back.
+		return beforeCommit(tx.conn, tx.err)
+	}
+	if !tx.begun {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if tx.conn.IsClosed() {
+		return lostConnection{errors.New("citus: the connection broke before COMMIT")}
+	}
+	return commitResult(tx.conn.Exec(ctx, "commit"))
+}
+
+// outcome tells what became of a change whose COMMIT went along with its statements.
+func (tx *Tx) outcome(err error) error {
+	switch {
+	case tx.committed:
+		return nil // whatever happened to the connection after that
+	case err == nil, errors.Is(err, errNotHere), !tx.conn.IsClosed():
+		return err // nothing was entered and so nothing done, or the server has said what is
+	default:
+		return commitResult(pgconn.CommandTag{}, err)
+	}
 }
 
 // Exec runs one statement.
@@ -84,39 +196,46 @@ func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, err
 	if err := tx.usable(); err != nil {
 		return nil, err
 	}
-	sql = tx.door.rewrite(sql)
-	if err := tx.prepare(ctx, sql); err != nil {
-		return nil, tx.fail(err)
+	q := pgx.QueuedQuery{SQL: tx.door.rewrite(sql), Arguments: args}
+	if tx.begun && !tx.readOnly {
+		return tx.queryMore(ctx, &q)
 	}
-	if !tx.begun {
-		pb := &pgx.Batch{}
-		if err := tx.door.queueEnter(ctx, pb, tx.pool, tx.id, tx.begin); err != nil {
-			return nil, tx.fail(err)
-		}
-		tx.begun = true
-		enter := pb.QueuedQueries[1].Fn
-		pb.Queue(sql, args...)
-		br := tx.conn.SendBatch(ctx, pb)
-		_, err := br.Exec()
-		if err == nil {
-			err = enter(br)
-		}
-		if err != nil {
-			_ = br.Close()
-			return nil, tx.fail(err)
-		}
-		rows, err := br.Query()
-		if err != nil {
-			_ = br.Close()
-			return nil, tx.fail(err)
-		}
-		return &firstRows{Rows: rows, tx: tx, br: br}, nil
-	}
-	rows, err := tx.conn.Query(ctx, sql, args...)
+	pb, head, err := tx.compose(ctx, []*pgx.QueuedQuery{&q}, tx.readOnly)
 	if err != nil {
 		return nil, tx.fail(err)
 	}
-	return &firstRows{Rows: rows, tx: tx}, nil
+	br := tx.conn.SendBatch(ctx, pb)
+	if head > 0 {
+		if _, err = br.Exec(); err == nil {
+			err = entered(br)
+		}
+	}
+	var rows pgx.Rows
+	if err == nil {
+		rows, err = br.Query()
+	}
+	if err != nil {
+		_ = br.Close()
+		return nil, tx.fail(err)
+	}
+	tx.open = &firstRows{Rows: rows, tx: tx, br: br}
+	return tx.open, nil
+}
+
+// queryMore runs a statement of a transaction that has begun and goes on.
+func (tx *Tx) queryMore(ctx context.Context, q *pgx.QueuedQuery) (pgx.Rows, error) {
+	known := statementsOf(tx.conn)
+	known.turn++
+	name, err := known.name(ctx, tx, q.SQL)
+	if err != nil {
+		return nil, tx.fail(err)
+	}
+	rows, err := tx.conn.Query(ctx, name, q.Arguments...)
+	if err != nil {
+		return nil, tx.fail(err)
+	}
+	tx.open = &firstRows{Rows: rows, tx: tx}
+	return tx.open, nil
 }
 
 // QueryRow runs one statement and keeps its first row. No row is pgx.ErrNoRows.
@@ -178,6 +297,9 @@ func (r *firstRows) Close() {
 	if err != nil && r.err == nil {
 		r.err = r.tx.fail(err)
 	}
+	if r.tx.open == r {
+		r.tx.open = nil
+	}
 }
 
 func (r *firstRows) Err() error {
@@ -190,6 +312,9 @@ func (r *firstRows) Err() error {
 func (tx *Tx) usable() error {
 	if tx.conn == nil {
 		return errFinished
+	}
+	if tx.readOnly {
+		return tx.err // the statements are one reading: without one of them there is nothing more to read
 	}
 	return nil
 }
@@ -206,7 +331,7 @@ func (tx *Tx) fail(err error) error {
 }
 
 func (tx *Tx) rollback(ctx context.Context) {
-	if tx.begun && !tx.conn.IsClosed() {
+	if !tx.conn.IsClosed() && tx.conn.PgConn().TxStatus() != 'I' {
 		rollback(ctx, tx.conn)
 	}
 }
@@ -217,76 +342,4 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_, _ = conn.Exec(ctx, "rollback")
-}
-
-// prepared is the set of statements prepared on one connection. pgx would do this
-// by itself, but before the transaction begins, when no search_path is set and no
-// name can be found.
-type prepared map[string]bool
-
-const preparedKey = "coditect prepared"
-
-func preparedOn(conn *pgx.Conn) prepared {
-	data := conn.PgConn().CustomData()
-	if p, ok := data[preparedKey].(prepared); ok {
-		return p
-	}
-	p := prepared{}
-	data[preparedKey] = p
-	return p
-}
-
-// all reports whether every statement of a batch is prepared.
-func (p prepared) all(b *Batch) bool {
-	for _, q := range b.inner.QueuedQueries {
-		if !p[q.SQL] {
-			return false
-		}
-	}
-	return true
-}
-
-// forgetIfStale drops a connection's prepared statements after an error that says
-// that they no longer fit: a table got another shape, or a pooler lost them.
-func forgetIfStale(ctx context.Context, conn *pgx.Conn, err error) {
-	if !isStalePlan(err) || conn.IsClosed() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = conn.DeallocateAll(ctx)
-	clear(preparedOn(conn))
-}
-
-// prepare makes sure that statements are prepared on the connection, entering the
-// tenant first where one is not.
-func (tx *Tx) prepare(ctx context.Context, sqls ...string) error {
-	known := preparedOn(tx.conn)
-	for _, sql := range sqls {
-		if known[sql] {
-			continue
-		}
-		if !tx.begun {
-			pb := &pgx.Batch{}
-			if err := tx.door.queueEnter(ctx, pb, tx.pool, tx.id, tx.begin); err != nil {
-				return err
-			}
-			tx.begun = true
-			if err := tx.conn.SendBatch(ctx, pb).Close(); err != nil {
-				return err
-			}
-		}
-		if len(known) >= tx.door.dbs.cfg.StatementCache {
-			// Whatever was prepared is forgotten at once; it happens to callers that put values into SQL.
-			if err := tx.conn.DeallocateAll(ctx); err != nil {
-				return fmt.Errorf("citus: forget prepared statements: %w", err)
-			}
-			clear(known)
-		}
-		if _, err := tx.conn.Prepare(ctx, sql, sql); err != nil {
-			return err
-		}
-		known[sql] = true
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
 package citus_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -144,7 +145,11 @@ func TestRoundTrips(t *testing.T) {
 		}},
 		{"read trip", 1, func() error { return door.ReadTrip(ctx, id, func(b *citus.Batch) { b.Queue(countProjects, id) }) }},
 		{"one statement", 2, func() error { return door.InTenant(ctx, id, insert) }},
-		{"one query", 2, func() error { return door.ReadTenant(ctx, id, count) }},
+		{"one query", 1, func() error { return door.ReadTenant(ctx, id, count) }},
+		{"two queries", 2, func() error {
+			return door.ReadTenant(ctx, id, func(tx *citus.Tx) error { return errors.Join(count(tx), count(tx)) })
+		}},
+		{"a query in a transaction that writes", 2, func() error { return door.InTenant(ctx, id, count) }},
 		{"three statements", 4, func() error {
 			return door.InTenant(ctx, id, func(tx *citus.Tx) error {
 				for range 3 {
