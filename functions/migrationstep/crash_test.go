@@ -139,6 +139,22 @@ func (p *platform) killStep() {
 	}
 }
 
+func (p *platform) killQueue() {
+	p.tasks.Kill()
+	p.tasks.Restart()
+	require.NoError(p.t, p.queue.EnsureQueue(p.t.Context(), 8))
+}
+
+func (p *platform) killBlue() {
+	require.NoError(p.t, p.blue.Kill())
+	require.NoError(p.t, p.blue.Restart(p.t.Context()))
+}
+
+func (p *platform) killGreen() {
+	require.NoError(p.t, p.green.Kill())
+	require.NoError(p.t, p.green.Restart(p.t.Context()))
+}
+
 func (p *platform) tenants(n int) []tenant.ID {
 	p.t.Helper()
 	blue, err := p.admin.Pool(p.t.Context(), citus.BlueDatabase)
@@ -298,17 +314,13 @@ func TestQueueIsKilled(t *testing.T) {
 	j := p.write(ids)
 	t.Setenv("CODITECT_STEP_BUDGET", "1ns")
 	run := p.run(ids)
-	p.tasks.Kill() // before the first delivery has an answer: the step function is not there yet
-	p.tasks.Restart()
-	require.NoError(t, p.queue.EnsureQueue(t.Context(), 8))
+	p.killQueue() // before the first delivery has an answer: the step function is not there yet
 	p.serve("")
 	killed := false
 	s := p.sweepUntilDone(run, func(s migration.Status) {
 		if !killed && s.Counts[migration.Green] > 0 {
 			killed = true
-			p.tasks.Kill()
-			p.tasks.Restart()
-			require.NoError(t, p.queue.EnsureQueue(t.Context(), 8))
+			p.killQueue()
 		}
 	})
 	require.True(t, killed)
@@ -324,11 +336,7 @@ func TestDatabasesAreKilled(t *testing.T) {
 	j := p.write(ids)
 	t.Setenv("CODITECT_STEP_BUDGET", "1ns")
 	p.serve("")
-	next := []func(){
-		func() { require.NoError(t, p.blue.Kill()); require.NoError(t, p.blue.Restart(t.Context())) },
-		func() { require.NoError(t, p.green.Kill()); require.NoError(t, p.green.Restart(t.Context())) },
-		p.killStep,
-	}
+	next := []func(){p.killBlue, p.killGreen, p.killStep}
 	seen := int64(0)
 	s := p.sweepUntilDone(p.run(ids), func(s migration.Status) {
 		if green := s.Counts[migration.Green]; green > seen && len(next) > 0 {
