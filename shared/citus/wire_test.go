@@ -221,15 +221,21 @@ func TestAStaleRouteIsFollowed(t *testing.T) {
 	env := citustest.New(t)
 	id := env.NewTenant(t, tenant.Blue)
 	require.NoError(t, addProject(t.Context(), env.Door, id, "p")) // now it is remembered
-	blue, green := fmt.Sprintf("t_%x", [16]byte(id)), "app"
-	_, err := env.Control.Exec(t.Context(), `WITH moved AS (UPDATE control.tenant SET home = 'green', database_name = 'green', schema_name = $2, epoch = 2 WHERE id = $1)
-		INSERT INTO coditect.gate (tenant_id, schema_name, epoch) VALUES ($1, $2, 2)`, id, green)
-	require.NoError(t, err)
-	_, err = env.Blue(t).Exec(t.Context(), `UPDATE coditect.gate SET closed = true WHERE tenant_id = $1`, id)
-	require.NoError(t, err)
+	moveToGreen(t, env, id)
 	require.Zero(t, countIn(t, env.Door, id), "reads go to the new home at once")
 	require.NoError(t, addProject(t.Context(), env.Door, id, "p"))
 	var inBlue int
-	require.NoError(t, env.Blue(t).QueryRow(t.Context(), `SELECT count(*) FROM `+blue+`.project`).Scan(&inBlue))
+	require.NoError(t, env.Blue(t).QueryRow(t.Context(), fmt.Sprintf(`SELECT count(*) FROM t_%x.project`, [16]byte(id))).Scan(&inBlue))
 	require.Equal(t, 1, inBlue)
+}
+
+// moveToGreen moves an empty-handed tenant: its rows stay behind, so that it shows who
+// still reads them.
+func moveToGreen(t *testing.T, env *citustest.Env, id tenant.ID) {
+	t.Helper()
+	_, err := env.Control.Exec(t.Context(), `WITH moved AS (UPDATE control.tenant SET home = 'green', database_name = 'green', schema_name = 'app', epoch = 2 WHERE id = $1)
+		INSERT INTO coditect.gate (tenant_id, schema_name, epoch) VALUES ($1, 'app', 2)`, id)
+	require.NoError(t, err)
+	_, err = env.Blue(t).Exec(t.Context(), `UPDATE coditect.gate SET closed = true WHERE tenant_id = $1`, id)
+	require.NoError(t, err)
 }
