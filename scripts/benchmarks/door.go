@@ -102,7 +102,7 @@ func (d *door) run(ctx context.Context) (figures, error) {
 		"homes": found, "goals": goals,
 		"sizes": map[string]any{"tenants_per_home": d.tenants, "tasks_per_tenant": d.tasks, "projects_per_tenant": d.projects, "clients": d.clients, "rounds": d.rounds, "seconds": d.seconds, "rows_worked_on": d.targets},
 		"how": "all sides in turns, medians of the rounds. statement: pgbench -M prepared, the statement that shared/project sends, as a role without row-level security. " +
-			"transaction: pgbench -M prepared, begin; enter; statement; commit in one pipeline as the application's role. in_tenant: Door.InTenant with one statement, rows read but not decoded. " +
+			"transaction: pgbench -M prepared, begin; enter; statement; commit in one pipeline as the application's role. in_tenant: Door.InTenant, for reads Door.ReadTenant, with one statement, rows read but not decoded. " +
 			"one_trip: Door.ReadTrip or OneTrip, the same. store: shared/project. http: the function projects as its own process, keep-alive, a tenant's key. All with as many connections as clients",
 	}, nil
 }

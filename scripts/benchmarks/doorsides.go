@@ -135,9 +135,13 @@ func (d *door) clientOf(side string, op operation, sql string, targets []target)
 		none := func() {}
 		switch side {
 		case "in_tenant":
+			visit := d.through.InTenant
+			if op.reads {
+				visit = d.through.ReadTenant
+			}
 			return func(i int) error {
 				t := at(i)
-				return d.through.InTenant(ctx, t.tenant, func(tx *citus.Tx) error {
+				return visit(ctx, t.tenant, func(tx *citus.Tx) error {
 					rows, err := tx.Query(ctx, sql, op.args(t)...)
 					if err != nil {
 						return err
