@@ -3,6 +3,8 @@ package migration
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -169,36 +171,88 @@ func copyReferences(ctx context.Context, blue, green *pgx.Conn, l convert.Layout
 	return nil
 }
 
+// registerAtOnce is how many schemas get their rights in one transaction.
+const registerAtOnce = 100
+
 // enterTenants gives the platform's roles their rights on the tenants' schemas, and
 // enters the tenants into the gate and the directory. A tenant that is there stays
-// where it is: it may have moved.
+// where it is: it may have moved. One without a schema is left out: the preflight names it.
 func enterTenants(ctx context.Context, blue, green *pgx.Conn, s *source.Source, tenants []source.Tenant) error {
-	for _, t := range tenants {
-		var exists bool
-		if err := blue.QueryRow(ctx, `SELECT to_regnamespace(quote_ident($1)) IS NOT NULL`, t.Schema).Scan(&exists); err != nil {
+	var (
+		ids            []tenant.ID
+		schemas, names []string
+	)
+	for group := range slices.Chunk(tenants, registerAtOnce) {
+		there, err := shareSchemas(ctx, blue, group)
+		if err != nil {
 			return err
 		}
-		if !exists {
-			continue // the preflight names it
-		}
-		id := tenant.ImportedID(s.Name, t.Schema)
-		name := quoted(t.Schema)
-		if _, err := blue.Exec(ctx, fmt.Sprintf(`GRANT USAGE ON SCHEMA %[1]s TO coditect_app, coditect_migrator, coditect_readonly;
-			GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %[1]s TO coditect_app, coditect_migrator;
-			GRANT SELECT ON ALL TABLES IN SCHEMA %[1]s TO coditect_readonly;
-			GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %[1]s TO coditect_app, coditect_migrator`, name), pgx.QueryExecModeSimpleProtocol); err != nil {
-			return fmt.Errorf("migration: rights on schema %s: %w", t.Schema, err)
-		}
-		if _, err := blue.Exec(ctx, `INSERT INTO coditect.gate (tenant_id, schema_name, shared_schema, epoch) VALUES ($1, $2, 'public', 1) ON CONFLICT (tenant_id) DO NOTHING`, id, t.Schema); err != nil {
-			return err
-		}
-		if _, err := green.Exec(ctx, `INSERT INTO control.tenant (id, name, slug, source, home, database_name, schema_name, status)
-			VALUES ($1, left($2, 200), left($3, 128), $4, 'blue', $4, $5, 'active') ON CONFLICT (id) DO NOTHING`,
-			id, t.Name, s.Name+"-"+t.Schema, s.Name, t.Schema); err != nil {
-			return fmt.Errorf("migration: enter tenant %s: %w", t.Schema, err)
+		for _, t := range group {
+			if there[t.Schema] {
+				ids, schemas, names = append(ids, tenant.ImportedID(s.Name, t.Schema)), append(schemas, t.Schema), append(names, t.Name)
+			}
 		}
 	}
-	// Whoever raises the fence must be able to act as the tables' owners.
+	if _, err := blue.Exec(ctx, `INSERT INTO coditect.gate (tenant_id, schema_name, shared_schema, epoch)
+		SELECT id, schema, 'public', 1 FROM unnest($1::uuid[], $2::text[]) t(id, schema) ON CONFLICT (tenant_id) DO NOTHING`, ids, schemas); err != nil {
+		return fmt.Errorf("migration: enter the tenants of source %s into the gate: %w", s.Name, err)
+	}
+	if _, err := green.Exec(ctx, `INSERT INTO control.tenant (id, name, slug, source, home, database_name, schema_name, status)
+		SELECT id, left(name, 200), left($4::text || '-' || schema, 128), $4, 'blue', $4, schema, 'active'
+		FROM unnest($1::uuid[], $2::text[], $3::text[]) t(id, schema, name) ON CONFLICT (id) DO NOTHING`, ids, schemas, names, s.Name); err != nil {
+		return fmt.Errorf("migration: enter the tenants of source %s into the directory: %w", s.Name, err)
+	}
+	return becomeOwners(ctx, blue)
+}
+
+// shareSchemas gives the platform's roles their rights on the schemas of some tenants,
+// in one transaction, and returns those that exist. The tables are listed by one query:
+// GRANT … ON ALL TABLES IN SCHEMA would read all of pg_class several times for each schema.
+func shareSchemas(ctx context.Context, blue *pgx.Conn, tenants []source.Tenant) (map[string]bool, error) {
+	wanted := make([]string, len(tenants))
+	for i, t := range tenants {
+		wanted[i] = t.Schema
+	}
+	rows, err := blue.Query(ctx, `SELECT n.nspname::text,
+			array_agg(format('%I.%I', n.nspname, c.relname)) FILTER (WHERE c.relkind <> 'S'),
+			array_agg(format('%I.%I', n.nspname, c.relname)) FILTER (WHERE c.relkind = 'S')
+		FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+		WHERE n.nspname = ANY ($1) GROUP BY n.nspname`, wanted)
+	if err != nil {
+		return nil, fmt.Errorf("migration: list the tenants' tables: %w", err)
+	}
+	there := map[string]bool{}
+	var (
+		name                         string
+		tables, sequences            []string
+		schemas, relations, counters []string
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&name, &tables, &sequences}, func() error {
+		there[name] = true
+		schemas, relations, counters = append(schemas, quoted(name)), append(relations, tables...), append(counters, sequences...)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("migration: list the tenants' tables: %w", err)
+	}
+	sql := ""
+	grant := func(rights string, objects []string, roles string) {
+		if len(objects) > 0 {
+			sql += "GRANT " + rights + " " + strings.Join(objects, ", ") + " TO " + roles + ";\n"
+		}
+	}
+	grant("USAGE ON SCHEMA", schemas, "coditect_app, coditect_migrator, coditect_readonly")
+	grant("SELECT, INSERT, UPDATE, DELETE ON TABLE", relations, "coditect_app, coditect_migrator")
+	grant("SELECT ON TABLE", relations, "coditect_readonly")
+	grant("USAGE, SELECT ON SEQUENCE", counters, "coditect_app, coditect_migrator")
+	if _, err := blue.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return nil, fmt.Errorf("migration: rights on schemas %s to %s: %w", wanted[0], wanted[len(wanted)-1], err)
+	}
+	return there, nil
+}
+
+// becomeOwners makes the migrator a member of the tables' owners: whoever raises the
+// fence must be able to act as them.
+func becomeOwners(ctx context.Context, blue *pgx.Conn) error {
 	rows, err := blue.Query(ctx, `SELECT DISTINCT r.rolname FROM coditect.gate g JOIN pg_namespace n ON n.nspname = g.schema_name
 		JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') JOIN pg_roles r ON r.oid = c.relowner
 		WHERE NOT r.rolsuper AND NOT pg_has_role('coditect_migrator', r.oid, 'MEMBER')`)
