@@ -39,7 +39,7 @@ type Config struct {
 	MaxConns         int32         `env:"CODITECT_MAX_CONNS,default=4"`                  // per database and instance
 	StatementTimeout time.Duration `env:"CODITECT_STATEMENT_TIMEOUT,default=5s"`         // of one statement inside a tenant
 	ReroutePatience  time.Duration `env:"CODITECT_REROUTE_PATIENCE,default=10s"`         // how long a call follows a tenant that is moving
-	StatementCache   int           `env:"CODITECT_STATEMENT_CACHE_CAPACITY,default=512"` // prepared statements per connection
+	StatementCache   int           `env:"CODITECT_STATEMENT_CACHE_CAPACITY,default=512"` // prepared statements per connection; each takes some 40 KiB of the server's memory
 }
 
 // SourceDSNs maps the name of a foreign source to its connection string.

@@ -186,7 +186,7 @@ func TestRowsLeftOpenAreClosed(t *testing.T) {
 	for _, home := range []tenant.Home{tenant.Blue, tenant.Green} {
 		id := tenantsWithProjects(t, env, home, 1)[0]
 		leave := func(tx *citus.Tx) error {
-			_, err := tx.Query(t.Context(), `SELECT id FROM project WHERE tenant_id = $1`, id)
+			_, err := tx.Query(t.Context(), `SELECT id FROM project WHERE tenant_id = $1`, id) //nolint:sqlclosecheck // left open on purpose
 			return err
 		}
 		pid := func() (n int) {
