@@ -27,12 +27,10 @@ type TaskFilter struct {
 // due at the end of time; titles sort without regard to case, by code point.
 var TaskSorts = []Sort{"created", "updated", "due", "priority", "title"}
 
-const dueKey = `coalesce(due_date, 'infinity'::date)` // exactly as it is indexed
-
 var taskOrders = orders{
 	"created":  {},
 	"updated":  {"updated_at", "timestamptz"},
-	"due":      {dueKey, "date"},
+	"due":      {`coalesce(due_date, 'infinity'::date)`, "date"},
 	"priority": {"priority", "smallint"},
 	"title":    {"title_key", "text"},
 }
@@ -81,7 +79,7 @@ func (f *TaskFilter) listing(t tenant.ID, opt ListOptions) (*listing, error) {
 	}
 	switch len(f.Status) {
 	case 0:
-	case 1: // equality keeps the index's order
+	case 1:
 		l.where(`status = ?`, string(f.Status[0]), string(f.Status[0]))
 	default:
 		words := make([]string, len(f.Status))
@@ -108,11 +106,10 @@ func (f *TaskFilter) listing(t tenant.ID, opt ListOptions) (*listing, error) {
 		l.where(`labels @> ?`, f.Labels, list(f.Labels))
 	}
 	if !f.DueBefore.IsZero() {
-		l.where(dueKey+` < ?`, f.DueBefore, f.DueBefore.String())
+		l.where(`due_date < ?`, f.DueBefore, f.DueBefore.String())
 	}
 	if !f.DueAfter.IsZero() {
-		// The second condition is what "later" means, the first what the index has.
-		l.where(dueKey+` > ? AND due_date IS NOT NULL`, f.DueAfter, f.DueAfter.String())
+		l.where(`due_date > ?`, f.DueAfter, f.DueAfter.String())
 	}
 	if f.Text != "" {
 		l.where(`search @@ websearch_to_tsquery('simple'::regconfig, ?)`, f.Text, f.Text)
