@@ -392,15 +392,14 @@ func TestADifferenceStopsTheFlip(t *testing.T) {
 // One tenant of a million rows goes page by page, over several steps.
 func TestAMillionRows(t *testing.T) {
 	small := quick
-	small.StepBudget, small.ChunkPages, small.AheadMax = 500*time.Millisecond, 1024, 1
-	t.Run("ahead of the fence", func(t *testing.T) { aMillionRows(t, quick) })
-	t.Run("page by page under the fence", func(t *testing.T) { aMillionRows(t, small) })
+	small.StepBudget, small.ChunkPages, small.AheadMax = 500*time.Millisecond, 512, 1
+	t.Run("ahead of the fence", func(t *testing.T) { aMillionRows(t, quick, 1_000_000) })
+	t.Run("page by page under the fence", func(t *testing.T) { aMillionRows(t, small, 300_000) })
 }
 
-func aMillionRows(t *testing.T, cfg migration.Config) {
+func aMillionRows(t *testing.T, cfg migration.Config, n int) {
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
-	const n = 1_000_000
 	_, err := w.Blue(t).Exec(t.Context(), fmt.Sprintf(`INSERT INTO %s.project (tenant_id, id, name, created_at, updated_at)
 		SELECT '%s', gen_random_uuid(), 'project ' || i, now(), now() FROM generate_series(1, %d) i`, blueSchema(ids[1]), ids[1], n))
 	require.NoError(t, err)

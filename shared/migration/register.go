@@ -48,6 +48,9 @@ func (r Registration) Apply(ctx context.Context) (Registered, error) {
 	if err != nil {
 		return out, err
 	}
+	if err := plan.Err(); err != nil {
+		return out, err // before anything is changed, in either database
+	}
 	blue, green, err := r.connect(ctx)
 	if err != nil {
 		return out, err
