@@ -108,6 +108,7 @@ func Run(ctx context.Context, in Input) (*Report, error) {
 	c.blueRights(ctx)
 	c.application(ctx)
 	c.guards(ctx)
+	c.subscriptions(ctx)
 	c.structure()
 	c.estimates()
 	if c.chooseTemplate() {

@@ -123,6 +123,27 @@ func (c *checker) blueRights(ctx context.Context) {
 	}
 }
 
+// subscriptions looks for tables that another server writes to: the worker that applies
+// its changes fires no statement triggers, so the fence does not stop it.
+func (c *checker) subscriptions(ctx context.Context) {
+	type fed struct{ Schema, Table string }
+	tables, err := many[fed](ctx, c.in.Blue, `SELECT DISTINCT n.nspname::text, c.relname::text
+		FROM pg_subscription_rel s JOIN pg_class c ON c.oid = s.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = ANY ($1)`, c.schemas())
+	if err != nil {
+		c.unknown("subscriptions on blue", "make pg_subscription_rel readable", err)
+		return
+	}
+	for _, f := range tables {
+		if s := c.blue.Schemas[f.Schema]; s == nil || s.Table(f.Table) == nil {
+			continue // excluded: its rows stay
+		}
+		c.of(f.Schema, "subscription", Blocker, f.Table,
+			"take the table out of the publication (ALTER PUBLICATION … DROP TABLE) and ALTER SUBSCRIPTION … REFRESH PUBLICATION, or DROP SUBSCRIPTION",
+			"table %s is fed by a logical-replication subscription, which writes past the fence", f.Table)
+	}
+}
+
 func (c *checker) schemas() []string {
 	out := make([]string, 0, len(c.blue.Schemas))
 	for n := range c.blue.Schemas {

@@ -30,3 +30,13 @@ func TestEncoding(t *testing.T) {
 	in := preflight.Input{Blue: conn, Green: catalogtest.Connect(t, catalogtest.Green(t)), Source: fromA, Tenants: []source.Tenant{{Schema: "a", Name: "A"}}}
 	require.Equal(t, []string{"encoding: blue has encoding LATIN1, green UTF8: the copies could not be verified"}, lines(run(t, in), blocker))
 }
+
+// A subscription writes past the fence; that it feeds a table which stays behind does not matter.
+func TestSubscription(t *testing.T) {
+	conn := catalogtest.Blue(t, oneTenant)
+	home(t, conn, "source")
+	// The row alone: a subscription needs a publisher.
+	catalogtest.Exec(t, conn, `INSERT INTO pg_subscription_rel VALUES (1, 'a.task'::regclass, 'r', NULL), (1, 'a.scratch'::regclass, 'r', NULL)`)
+	in := preflight.Input{Blue: conn, Green: catalogtest.Connect(t, catalogtest.Green(t)), Source: fromA, Tenants: []source.Tenant{{Schema: "a", Name: "A"}}}
+	require.Equal(t, []string{"a subscription: table task is fed by a logical-replication subscription, which writes past the fence"}, lines(run(t, in), blocker))
+}
