@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/migration/catalog"
 )
 
 const minVersion = 150000
@@ -85,15 +87,16 @@ func (c *checker) databases(ctx context.Context) {
 	}
 }
 
-// blueRights checks what this role may do with every tenant's tables.
+// blueRights checks what this role may do with every table of the tenants' schemas:
+// those that stay behind are fenced like the others.
 func (c *checker) blueRights(ctx context.Context) {
 	type right struct {
-		Schema, Table, Owner, Role  string
-		MayUse, MayFence, HidesRows bool
+		Schema, Table, Owner, Role         string
+		MayUse, MayFence, Super, HidesRows bool
 	}
 	rights, err := many[right](ctx, c.in.Blue, `SELECT n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::text, current_user::text,
-			has_schema_privilege(n.oid, 'USAGE'), pg_has_role(c.relowner, 'USAGE'), row_security_active(c.oid)
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			has_schema_privilege(n.oid, 'USAGE'), pg_has_role(c.relowner, 'USAGE'), o.rolsuper, row_security_active(c.oid)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
 		WHERE n.nspname = ANY ($1) AND c.relkind IN ('r', 'p') ORDER BY 1, 2`, c.schemas())
 	if err != nil {
 		c.unknown("the mover's rights on blue", "make blue reachable for this role", err)
@@ -107,17 +110,21 @@ func (c *checker) blueRights(ctx context.Context) {
 	}
 	for _, r := range rights {
 		s := c.blue.Schemas[r.Schema]
-		if s == nil || s.Table(r.Table) == nil {
-			continue // excluded
+		if s == nil {
+			continue
 		}
 		if !r.MayUse && once(r.Schema, "schema_right", "") {
 			c.of(r.Schema, "schema_right", Blocker, "", "GRANT USAGE ON SCHEMA … TO "+r.Role, "role %s may not use the schema", r.Role)
 		}
 		// Only an owner may switch a trigger, which is what the fence does.
 		if !r.MayFence && once(r.Schema, "table_right", r.Owner) {
-			c.of(r.Schema, "table_right", Blocker, "", "GRANT "+r.Owner+" TO "+r.Role, "role %s may not fence tables of role %s", r.Role, r.Owner)
+			action := "GRANT " + catalog.Quote(r.Owner) + " TO " + catalog.Quote(r.Role)
+			if r.Super {
+				action = "give the tables to a role that is no superuser (ALTER TABLE … OWNER TO), and make " + r.Role + " a member of it"
+			}
+			c.of(r.Schema, "table_right", Blocker, "", action, "role %s may not fence tables of role %s", r.Role, r.Owner)
 		}
-		if r.HidesRows {
+		if r.HidesRows && s.Table(r.Table) != nil { // nobody reads an excluded table
 			c.of(r.Schema, "rls_hides_rows", Blocker, r.Table, "ALTER ROLE "+r.Role+" BYPASSRLS", "table %s: row-level security hides rows from role %s", r.Table, r.Role)
 		}
 	}

@@ -40,3 +40,17 @@ func TestSubscription(t *testing.T) {
 	in := preflight.Input{Blue: conn, Green: catalogtest.Connect(t, catalogtest.Green(t)), Source: fromA, Tenants: []source.Tenant{{Schema: "a", Name: "A"}}}
 	require.Equal(t, []string{"a subscription: table task is fed by a logical-replication subscription, which writes past the fence"}, lines(run(t, in), blocker))
 }
+
+// The fence takes every table of the schema, so the mover must be able to act as the
+// owner of an excluded one as well.
+func TestRightsOnExcludedTables(t *testing.T) {
+	conn := catalogtest.Blue(t, oneTenant+`ALTER TABLE a.task OWNER TO server_mover; GRANT USAGE ON SCHEMA a TO server_mover`)
+	home(t, conn, "source")
+	in := preflight.Input{
+		Blue:  catalogtest.Connect(t, catalogtest.As(conn.Config().ConnString(), "server_mover")),
+		Green: catalogtest.Connect(t, catalogtest.Green(t)), Source: fromA, Tenants: []source.Tenant{{Schema: "a", Name: "A"}},
+	}
+	require.Equal(t, []string{"a table_right: role server_mover may not fence tables of role postgres"}, lines(run(t, in), blocker))
+	catalogtest.Exec(t, conn, `ALTER TABLE a.scratch OWNER TO server_mover`)
+	require.Empty(t, lines(run(t, in), blocker))
+}
