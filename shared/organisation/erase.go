@@ -82,9 +82,12 @@ func (s *Service) dropBlue(ctx context.Context, o Organisation) error {
 // eraseGreen deletes the tenant's rows from every shared table. The gate goes
 // with tx.
 func (s *Service) eraseGreen(ctx context.Context, tx pgx.Tx, o Organisation) error {
-	var schema string
-	if err := tx.QueryRow(ctx, `SELECT green_schema FROM control.source WHERE name = $1`, o.Source).Scan(&schema); err != nil {
-		return err
+	schema := o.schema
+	// A tenant of blue may have rows in green that an undone move left; its source says where.
+	if o.Home != tenant.Green {
+		if err := tx.QueryRow(ctx, `SELECT green_schema FROM control.source WHERE name = $1`, o.Source).Scan(&schema); err != nil {
+			return err
+		}
 	}
 	tables, err := tenantTables(ctx, tx, schema)
 	if err != nil {

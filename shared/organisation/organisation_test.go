@@ -405,6 +405,20 @@ func TestCutOffAnywhere(t *testing.T) {
 	}
 }
 
+// A tenant is erased where its rows are, wherever its source sends others by now.
+func TestErasureFollowsTheTenantsOwnSchema(t *testing.T) {
+	w := newWorld(t)
+	id := w.NewTenant(t, tenant.Green)
+	_, err := w.Control.Exec(t.Context(), `INSERT INTO app.project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $1, 'p', now(), now())`, id)
+	require.NoError(t, err)
+	_, err = w.Control.Exec(t.Context(), `UPDATE control.source SET green_schema = 'elsewhere' WHERE name = 'platform'`)
+	require.NoError(t, err)
+	_, err = w.service(w.Databases, "green", 0).Delete(t.Context(), operator, id, 0)
+	require.NoError(t, err)
+	require.Equal(t, organisation.Swept{Erased: 1}, w.sweep(2*time.Hour))
+	require.Zero(t, w.count(`SELECT count(*) FROM app.project WHERE tenant_id = $1`, id))
+}
+
 func TestForeignTenantIsNotDeletedFromHere(t *testing.T) {
 	w := newWorld(t)
 	id := w.NewTenant(t, tenant.Blue)
