@@ -24,9 +24,9 @@ func operatorsOnly(p auth.Principal) error {
 type planInput struct {
 	Body struct {
 		Source     string   `json:"source" minLength:"1" maxLength:"63" doc:"\"platform\" for the platform's own blue tenants, or a registered foreign source"`
-		Tenants    []string `json:"tenants,omitempty" maxItems:"100000" doc:"None: all tenants of the source that live in blue"`
+		Tenants    []string `json:"tenants,omitempty" minItems:"1" maxItems:"100000" doc:"Absent: all tenants of the source that live in blue"`
 		BatchSize  int      `json:"batch_size,omitempty" minimum:"1" maximum:"1000" doc:"Tenants in one batch; 50 by default"`
-		MaxPauseMS int64    `json:"max_pause_ms,omitempty" minimum:"1" maximum:"600000" doc:"A tenant whose writes would wait for longer, in milliseconds, is refused by name; 30000 by default"`
+		MaxPauseMS int64    `json:"max_pause_ms,omitempty" minimum:"1" maximum:"60000" doc:"A tenant whose writes would wait for longer, in milliseconds, is refused by name; 30000 by default"`
 	}
 }
 

@@ -227,18 +227,42 @@ func (m *Mover) setError(ctx context.Context, v Move, why string) error {
 	return err
 }
 
-// undo ends a move that is not green: the tenant stays in blue. Green's rows go in the
-// same commit as the state, so that nothing of an undone move can come back; then the
-// fence is lifted. A crash between the two leaves a fence that the sweeper lifts.
+// undo ends a move that is not green: the tenant stays in blue. First comes the state,
+// with a new token, so that nothing of an undone move can come back; then the fence is
+// lifted, then green's rows go. A crash leaves what is missing to the sweeper.
 func (m *Mover) undo(ctx context.Context, v Move, actor, why string) error {
-	control, err := m.control(ctx)
+	claimed, err := m.endMove(ctx, &v, actor, "undone", why, `state = 'blue', purge_due = fence_up, error = $3`)
 	if err != nil {
+		return fmt.Errorf("migration: undo %s: %w", v.Tenant, err)
+	}
+	m.crash("undone")
+	if !claimed {
+		return nil // no step ever touched the tenant
+	}
+	if err := m.liftFence(ctx, v); err != nil {
 		return err
 	}
-	var claimed bool
-	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
-		// A new token: a step that is at work on this tenant loses it here.
-		err := tx.QueryRow(ctx, `UPDATE control.move SET state = 'blue', token = nextval('control.move_token'), error = $3, updated_at = clock_timestamp()
+	return m.purgeTenant(ctx, v)
+}
+
+// putBack lets a tenant of a paused run write again; its move is planned anew.
+func (m *Mover) putBack(ctx context.Context, v Move) error {
+	if _, err := m.endMove(ctx, &v, "mover", "put back", "the run is paused", `state = 'planned', fenced_at = NULL, error = $3`); err != nil {
+		return fmt.Errorf("migration: put %s back: %w", v.Tenant, err)
+	}
+	m.crash("put back")
+	return m.liftFence(ctx, v)
+}
+
+// endMove changes a move that is not green and takes it from whoever is at work on it,
+// by a new token. It reports whether a step has ever claimed it.
+func (m *Mover) endMove(ctx context.Context, v *Move, actor, event, why, set string) (claimed bool, err error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return false, err
+	}
+	err = m.impatient(ctx, control, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `UPDATE control.move SET `+set+`, token = nextval('control.move_token'), updated_at = clock_timestamp()
 			WHERE run_id = $1 AND tenant_id = $2 AND state IN ('planned', 'copying', 'fenced') RETURNING token, fence_up`, v.Run, v.Tenant, why).
 			Scan(&v.Token, &claimed)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -247,31 +271,23 @@ func (m *Mover) undo(ctx context.Context, v Move, actor, why string) error {
 		if err != nil {
 			return err
 		}
-		if claimed {
-			if err := purgeTenant(ctx, tx, v); err != nil {
-				return err
-			}
-		}
-		return note(ctx, tx, v.Run, &v.Tenant, actor, "undone", map[string]any{"why": why})
+		return note(ctx, tx, v.Run, &v.Tenant, actor, event, map[string]any{"why": why})
 	})
-	if err != nil {
-		return fmt.Errorf("migration: undo %s: %w", v.Tenant, err)
-	}
-	m.crash("undone")
-	if !claimed {
-		return nil // no step ever touched the tenant
-	}
-	return m.liftFence(ctx, v)
+	return claimed, err
 }
 
-// purgeTenant deletes whatever green has of a tenant that lives in blue.
-func purgeTenant(ctx context.Context, tx pgx.Tx, v Move) error {
-	var green string
-	err := tx.QueryRow(ctx, `SELECT s.green_schema FROM control.source s JOIN control.run r ON r.source = s.name WHERE r.id = $1`, v.Run).Scan(&green)
+// purgeTenant deletes whatever green has of a tenant whose move was undone, table by
+// table. Until it is done the tenant takes part in no other run.
+func (m *Mover) purgeTenant(ctx context.Context, v Move) error {
+	control, err := m.control(ctx)
 	if err != nil {
 		return err
 	}
-	rows, err := tx.Query(ctx, `SELECT c.relname FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p') AND NOT c.relispartition`, green)
+	var green string
+	if err := control.QueryRow(ctx, `SELECT s.green_schema FROM control.source s JOIN control.run r ON r.source = s.name WHERE r.id = $1`, v.Run).Scan(&green); err != nil {
+		return err
+	}
+	rows, err := control.Query(ctx, `SELECT c.relname FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p') AND NOT c.relispartition`, green)
 	if err != nil {
 		return err
 	}
@@ -279,20 +295,26 @@ func purgeTenant(ctx context.Context, tx pgx.Tx, v Move) error {
 	if err != nil {
 		return err
 	}
-	if err := execAll(ctx, tx, []string{`SET LOCAL session_replication_role = 'replica'`}); err != nil {
-		return err
-	}
-	l := convert.Layout{GreenSchema: green}
 	for _, n := range names {
-		l.Tables = append(l.Tables, convert.Table{Name: n})
+		err := pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+			if err := execAll(ctx, tx, []string{`SET LOCAL session_replication_role = 'replica'`}); err != nil {
+				return err
+			}
+			return purge(ctx, tx, convert.Layout{GreenSchema: green, Tables: []convert.Table{{Name: n}}}, []Move{v})
+		})
+		if err != nil {
+			return err
+		}
 	}
-	return purge(ctx, tx, l, []Move{v})
+	_, err = control.Exec(ctx, `UPDATE control.move SET purge_due = false WHERE run_id = $1 AND tenant_id = $2 AND state = 'blue'`, v.Run, v.Tenant)
+	return err
 }
 
 // isTenantsFault tells errors that trying again will not mend, and that so belong to
 // the tenant, from those of the moment.
 func isTenantsFault(err error) bool {
-	if fault.KindOf(err) == fault.Conflict || fault.KindOf(err) == fault.Invalid {
+	switch fault.KindOf(err) {
+	case fault.Conflict, fault.Invalid, fault.NotFound:
 		return true
 	}
 	state := citus.StateOf(err)
@@ -300,10 +322,10 @@ func isTenantsFault(err error) bool {
 		return false
 	}
 	switch state[:2] {
-	case "22", "23", "42", "0A": // data, constraints, names and types, features
+	case "22", "23", "42", "0A", "54", "XX": // data, constraints, names and types, features, limits, damage
 		return true
 	}
-	return false
+	return state == citus.StateNotHere
 }
 
 // pauseLimit is how long a tenant may stay fenced over all steps before it is undone.

@@ -410,7 +410,7 @@ func aMillionRows(t *testing.T, cfg migration.Config, n int) {
 	require.Contains(t, err.Error(), blueSchema(ids[1]))
 
 	w.Mover = migration.New(w.Migrator, w.Queue, cfg)
-	run, _, err := w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids, MaxPause: 10 * time.Minute, Actor: "test"})
+	run, _, err := w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids, MaxPause: time.Minute, Actor: "test"})
 	require.NoError(t, err)
 	w.drain(t)
 	s := inspect(t, w, run)

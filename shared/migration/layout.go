@@ -35,16 +35,22 @@ func newLayouts() *layouts { return &layouts{byName: map[string]convert.Layout{}
 // tables have exactly the columns that will be copied. A schema that has drifted
 // from green is a fault that names what differs.
 func (m *Mover) layoutFor(ctx context.Context, src string, blue *citus.Pool, schema, shape string) (convert.Layout, error) {
-	key := src + "\x00" + shape
+	control, err := m.control(ctx)
+	if err != nil {
+		return convert.Layout{}, err
+	}
+	// Green's shape and the source's description are a part of the key: either may change under a process that lives on.
+	var now string
+	err = control.QueryRow(ctx, `SELECT coditect.shape(green_schema) || md5(descriptor::text) FROM control.source WHERE name = $1`, src).Scan(&now)
+	if err != nil {
+		return convert.Layout{}, fmt.Errorf("migration: source %s: %w", src, err)
+	}
+	key := src + "\x00" + shape + "\x00" + now
 	m.layouts.mu.Lock()
 	l, ok := m.layouts.byName[key]
 	m.layouts.mu.Unlock()
 	if ok {
 		return l, nil
-	}
-	control, err := m.control(ctx)
-	if err != nil {
-		return l, err
 	}
 	opts, err := conversionOptions(ctx, control, src)
 	if err != nil {

@@ -135,6 +135,7 @@ type Move struct {
 	GreenAt  *time.Time
 	Pause    *time.Duration
 	Error    *string
+	FenceUp  bool // a fence may be up in blue
 
 	Schema   string // the tenant's blue schema
 	Database string // the database it is in

@@ -19,7 +19,7 @@ const (
 	DefaultBatchSize = 50
 	MaxBatchSize     = 1000
 	DefaultMaxPause  = 30 * time.Second
-	MaxMaxPause      = 10 * time.Minute
+	MaxMaxPause      = time.Minute // what is larger than this allows cannot be hashed in one step
 )
 
 // Plan is what an operator asks for.
@@ -75,7 +75,7 @@ func candidates(ctx context.Context, control *citus.Pool, p Plan) ([]candidate, 
 	}
 	rows, err := control.Query(ctx, `SELECT t.id, t.name, t.database_name, t.schema_name, t.epoch FROM control.tenant t
 		WHERE t.source = $1 AND t.home = 'blue' AND t.status IN ('active', 'suspended') AND (cardinality($2::uuid[]) = 0 OR t.id = ANY($2))
-		  AND NOT EXISTS (SELECT FROM control.move m WHERE m.tenant_id = t.id AND m.state NOT IN ('blue', 'finalised'))
+		  AND NOT EXISTS (SELECT FROM control.move m WHERE m.tenant_id = t.id AND (m.state NOT IN ('blue', 'finalised') OR m.purge_due))
 		ORDER BY t.id`, p.Source, chosen)
 	if err != nil {
 		return nil, err
@@ -181,7 +181,7 @@ func (m *Mover) change(ctx context.Context, id uuid.UUID, actor string, to RunSt
 		if tag.RowsAffected() == 1 {
 			return note(ctx, tx, id, nil, actor, string(to), nil)
 		}
-		if run.State == to {
+		if run.State == to || to == Cancelling && run.State == Cancelled {
 			return nil // asked for twice
 		}
 		return fault.New(fault.Conflict, "wrong_run_state", "the run is %s; only a run that is %s can become %s", run.State, orList(names), to)
@@ -204,7 +204,8 @@ func orList(names []string) string {
 	return out
 }
 
-// Pause stops a run after the groups that are being moved at the moment.
+// Pause stops a run after the groups that are being moved at the moment. Tenants that a
+// dead step has left fenced are put back by the next sweep: nobody waits for a paused run.
 func (m *Mover) Pause(ctx context.Context, id uuid.UUID, actor string) (Run, error) {
 	return m.change(ctx, id, actor, Paused, Running)
 }

@@ -36,12 +36,23 @@ func (m *Mover) moveSequences(ctx context.Context, blue *citus.Pool, l convert.L
 	if err != nil {
 		return err
 	}
+	return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		// Another batch may be at the same sequences: what it sets must not be set back.
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('coditect sequences ' || $1, 0))`, l.GreenSchema); err != nil {
+			return err
+		}
+		return raise(ctx, tx, l, need)
+	})
+}
+
+// raise brings green's sequences to what is needed, under the lock.
+func raise(ctx context.Context, tx pgx.Tx, l convert.Layout, need []*int64) error {
 	b := &pgx.Batch{}
 	have := make([]int64, len(l.Sequences))
 	for i, s := range l.Sequences {
 		b.Queue(`SELECT last_value FROM ` + quoted(l.GreenSchema, s.Green)).QueryRow(func(row pgx.Row) error { return row.Scan(&have[i]) })
 	}
-	if err := control.SendBatch(ctx, b).Close(); err != nil {
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("migration: read green's sequences: %w", err)
 	}
 	for i, s := range l.Sequences {
@@ -52,15 +63,15 @@ func (m *Mover) moveSequences(ctx context.Context, blue *citus.Pool, l convert.L
 		if s.Increment < 0 {
 			gap = -gap
 		}
+		var err error
 		switch name := quoted(l.GreenSchema, s.Green); {
 		case gap <= 0:
 		case gap <= drawAtMost:
-			_, err = control.Exec(ctx, `SELECT max(nextval($1::regclass)) FROM generate_series(1, $2::bigint)`, name, gap/max(abs(s.Increment), 1)+1)
+			_, err = tx.Exec(ctx, `SELECT max(nextval($1::regclass)) FROM generate_series(1, $2::bigint)`, name, gap/max(abs(s.Increment), 1)+1)
 		default:
-			margin := int64(sequenceMargin) * s.Increment
-			if _, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, *need[i]+margin); citus.StateOf(err) == "22003" {
-				_, err = control.Exec(ctx, `SELECT setval($1::regclass, $2)`, name, *need[i]) // too near its end for a margin
-			}
+			// The margin, or as much of it as the sequence has.
+			_, err = tx.Exec(ctx, `SELECT setval($1::regclass, CASE WHEN $3::bigint > 0 THEN least(seqmax - $2, $3) ELSE greatest(seqmin - $2, $3) END + $2)
+				FROM pg_sequence WHERE seqrelid = $1::regclass`, name, *need[i], int64(sequenceMargin)*s.Increment)
 		}
 		if err != nil {
 			return fmt.Errorf("migration: move sequence %s: %w", s.Green, err)

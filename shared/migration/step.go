@@ -10,6 +10,7 @@ import (
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/convert"
 )
 
 // Step does a bounded piece of one batch: group after group, until the batch is done,
@@ -21,7 +22,10 @@ import (
 // repeat; what belongs to a tenant undoes that tenant's move and is no error here.
 func (m *Mover) Step(ctx context.Context, t StepTask) error {
 	run, err := m.runOf(ctx, t)
-	if err != nil || run.State == Paused || run.State == Done || run.State == Cancelled {
+	if fault.KindOf(err) == fault.NotFound {
+		return nil // of a run that is not ours: delivering it again would not help
+	}
+	if err != nil || run.State == Done || run.State == Cancelled {
 		return err
 	}
 	release, err := m.lease(ctx, t)
@@ -67,8 +71,11 @@ type step struct {
 func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 	for first := true; first || !s.stop(); first = false {
 		run, err := s.m.runOf(ctx, s.task)
-		if err != nil || run.State == Paused {
-			return true, progress, err // resuming enqueues the batch again
+		if err != nil {
+			return false, progress, err
+		}
+		if run.State == Paused {
+			return true, progress, s.putBackAll(ctx, run) // resuming enqueues the batch again
 		}
 		control, err := s.m.control(ctx)
 		if err != nil {
@@ -98,6 +105,26 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 		progress = true
 	}
 	return false, progress, nil
+}
+
+// putBackAll lets the tenants of a paused run write again.
+func (s *step) putBackAll(ctx context.Context, run Run) error {
+	control, err := s.m.control(ctx)
+	if err != nil {
+		return err
+	}
+	open, err := openMoves(ctx, control, run.ID, s.task.Batch)
+	if err != nil {
+		return err
+	}
+	for _, v := range open {
+		if v.FenceUp {
+			if err := ignoreOutdated(s.m.putBack(ctx, v)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // drop undoes the moves that are not to go on.
@@ -134,30 +161,14 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 	if err != nil {
 		return err
 	}
-	shapes, err := m.shapesOf(ctx, blue, group)
+	l, shape, same, err := s.prepare(ctx, run, blue, group)
 	if err != nil {
-		return err
-	}
-	shape := shapes[group[0].Schema]
-	l, err := m.layoutFor(ctx, run.Source, blue, group[0].Schema, shape)
-	if isTenantsFault(err) {
-		return ignoreOutdated(m.undo(ctx, group[0], "mover", messageOf(err)))
-	}
-	if err != nil {
-		return err
-	}
-	same := group[:0]
-	for _, v := range group {
-		if shapes[v.Schema] == shape {
-			same = append(same, v)
+		// Counted as an attempt: what never gets further must end, too.
+		claimed, claimErr := m.claim(ctx, same)
+		if claimErr != nil || len(claimed) == 0 {
+			return errors.Join(err, claimErr)
 		}
-	}
-	if run.Source != platformSource { // ours are made with their fences
-		for _, v := range same {
-			if err := m.arm(ctx, blue, v.Schema); err != nil {
-				return err
-			}
-		}
+		return s.blame(ctx, claimed, err)
 	}
 	claimed, err := m.claim(ctx, same)
 	if err != nil || len(claimed) == 0 {
@@ -170,6 +181,35 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 	return s.blame(ctx, claimed, m.moveGroup(ctx, run, blue, l, shape, claimed, s.stop))
 }
 
+// prepare does what needs no fence: it reads the group's shape and layout, and makes the
+// fences ready. It returns the moves of the first one's shape; with an error, those to blame.
+func (s *step) prepare(ctx context.Context, run Run, blue *citus.Pool, group []Move) (convert.Layout, string, []Move, error) {
+	m := s.m
+	shapes, err := m.shapesOf(ctx, blue, group)
+	if err != nil {
+		return convert.Layout{}, "", group, err
+	}
+	shape := shapes[group[0].Schema]
+	l, err := m.layoutFor(ctx, run.Source, blue, group[0].Schema, shape)
+	if err != nil {
+		return l, shape, group[:1], err
+	}
+	var same []Move
+	for _, v := range group {
+		if shapes[v.Schema] == shape {
+			same = append(same, v)
+		}
+	}
+	if run.Source != platformSource { // ours are made with their fences
+		for i, v := range same {
+			if err := m.arm(ctx, blue, v.Schema); err != nil {
+				return l, shape, same[i : i+1], err
+			}
+		}
+	}
+	return l, shape, same, nil
+}
+
 // pick takes the first moves that together are small enough.
 func (s *step) pick(open []Move) []Move {
 	var (
@@ -177,7 +217,7 @@ func (s *step) pick(open []Move) []Move {
 		bytes int64
 	)
 	for _, v := range open {
-		if len(group) > 0 && (s.m.cfg.ahead(v) || s.m.cfg.ahead(group[0]) || s.alone[v.Schema] || s.alone[group[0].Schema] || v.Database != group[0].Database ||
+		if len(group) > 0 && (s.suspect(v) || s.suspect(group[0]) || s.m.cfg.ahead(v) || s.m.cfg.ahead(group[0]) || s.alone[v.Schema] || s.alone[group[0].Schema] || v.Database != group[0].Database ||
 			bytes+v.Bytes > s.m.cfg.GroupBytes || len(group) == s.m.cfg.GroupTenants) {
 			continue
 		}
@@ -186,6 +226,11 @@ func (s *step) pick(open []Move) []Move {
 	}
 	return group
 }
+
+// suspect: it has failed so often that it must not take others with it.
+func (s *step) suspect(v Move) bool { return v.Attempts >= suspectAfter }
+
+const suspectAfter = 3
 
 // blame finds whose fault a group's error is. A single tenant's is undone; a group is
 // tried again one by one; what is nobody's fault is repeated by the queue.
@@ -240,7 +285,11 @@ func (m *Mover) lease(ctx context.Context, t StepTask) (release func(), err erro
 		t.Run, t.Batch, m.cfg.Lease).Scan(&token)
 	if errors.Is(err, pgx.ErrNoRows) {
 		var done bool
-		if err := control.QueryRow(ctx, `SELECT done FROM control.batch WHERE run_id = $1 AND number = $2`, t.Run, t.Batch).Scan(&done); err != nil || done {
+		err := control.QueryRow(ctx, `SELECT done FROM control.batch WHERE run_id = $1 AND number = $2`, t.Run, t.Batch).Scan(&done)
+		if done || errors.Is(err, pgx.ErrNoRows) {
+			return nil, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 		f := fault.New(fault.Unavailable, "batch_busy", "another step is at work on batch %d", t.Batch)

@@ -41,7 +41,7 @@ type querier interface {
 }
 
 const moveColumns = `m.run_id, m.tenant_id, m.batch, m.state, m.epoch, m.token, m.attempts, m.bytes, m.rows, m.fenced_at, m.green_at,
-	m.pause_us, m.error, t.schema_name, t.database_name`
+	m.pause_us, m.error, m.fence_up, t.schema_name, t.database_name`
 
 func scanMove(row pgx.CollectableRow) (Move, error) {
 	var (
@@ -49,7 +49,7 @@ func scanMove(row pgx.CollectableRow) (Move, error) {
 		pause *int64
 	)
 	err := row.Scan(&v.Run, &v.Tenant, &v.Batch, &v.State, &v.Epoch, &v.Token, &v.Attempts, &v.Bytes, &v.Rows, &v.FencedAt, &v.GreenAt,
-		&pause, &v.Error, &v.Schema, &v.Database)
+		&pause, &v.Error, &v.FenceUp, &v.Schema, &v.Database)
 	if pause != nil {
 		d := time.Duration(*pause) * time.Microsecond
 		v.Pause = &d
@@ -77,15 +77,45 @@ func (m *Mover) claim(ctx context.Context, moves []Move) ([]Move, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := control.Query(ctx, `UPDATE control.move m
-			SET token = nextval('control.move_token'), attempts = m.attempts + 1, fence_up = true, updated_at = clock_timestamp()
-		FROM control.tenant t
-		WHERE m.run_id = $1 AND m.tenant_id = ANY($2) AND m.state IN ('planned', 'copying', 'fenced') AND t.id = m.tenant_id AND t.epoch = m.epoch
-		RETURNING `+moveColumns, moves[0].Run, tenantsOf(moves))
-	if err != nil {
-		return nil, err
+	var out []Move
+	err = m.impatient(ctx, control, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `UPDATE control.move m
+				SET token = nextval('control.move_token'), attempts = m.attempts + 1, fence_up = true, updated_at = clock_timestamp()
+			FROM control.tenant t
+			WHERE m.run_id = $1 AND m.tenant_id = ANY($2) AND m.state IN ('planned', 'copying', 'fenced') AND t.id = m.tenant_id AND t.epoch = m.epoch
+			RETURNING `+moveColumns, moves[0].Run, tenantsOf(moves))
+		if err != nil {
+			return err
+		}
+		out, err = pgx.CollectRows(rows, scanMove)
+		return err
+	})
+	return out, err
+}
+
+// impatient runs a transaction that must not wait for a frozen step: a machine that was
+// stopped in the middle of a COPY holds its move's row, and no timeout of the database ends
+// it. Whoever has waited for too long ends the sessions of movers that have sent nothing for as
+// long, and tries again: their work is not lost but repeated.
+func (m *Mover) impatient(ctx context.Context, control *citus.Pool, work func(tx pgx.Tx) error) error {
+	try := func() error {
+		return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '3s'`); err != nil {
+				return err
+			}
+			return work(tx)
+		})
 	}
-	return pgx.CollectRows(rows, scanMove)
+	err := try()
+	if citus.StateOf(err) != lockNotAvailable {
+		return err
+	}
+	if _, err := control.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE usename = current_user AND datname = current_database() AND pid <> pg_backend_pid() AND wait_event = 'ClientRead'
+		  AND state <> 'idle' AND query_start < clock_timestamp() - $1::interval`, 2*m.cfg.Lease); err != nil {
+		return err
+	}
+	return try()
 }
 
 func tenantsOf(moves []Move) []tenant.ID {

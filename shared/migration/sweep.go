@@ -24,10 +24,11 @@ type Swept struct {
 const wakeAtOnce = 16
 
 // Sweep does what a crash has left undone. Call it every few seconds: Cloud Scheduler
-// does in production. Two sweeps at once are harmless. Two kinds of batches are
-// enqueued again: one whose step died, at once, when its lease has run out; and some
-// of a run in which nobody has been at work for longer than patience, because the queue
-// has lost its tasks.
+// does in production. Two sweeps at once are harmless. Three kinds of batches are
+// enqueued again: one whose step died, at once, when its lease has run out; one in which
+// tenants may be fenced, in a paused run too, and nobody has been at work for longer than
+// patience; and some of a run in which nobody has been at work at all for as long, because
+// the queue has lost its tasks.
 func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error) {
 	var out Swept
 	control, err := m.control(ctx)
@@ -35,13 +36,17 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 		return out, err
 	}
 	rows, err := control.Query(ctx, `WITH open AS (
-			SELECT b.run_id, b.number, b.lease_until, b.enqueued_at FROM control.batch b JOIN control.run r ON r.id = b.run_id
-			WHERE r.state IN ('running', 'cancelling') AND NOT b.done),
+			SELECT b.run_id, b.number, b.lease_until, b.enqueued_at, r.state FROM control.batch b JOIN control.run r ON r.id = b.run_id
+			WHERE r.state IN ('running', 'cancelling', 'paused') AND NOT b.done),
 		silent AS (
-			SELECT run_id FROM open GROUP BY run_id
+			SELECT run_id FROM open WHERE state <> 'paused' GROUP BY run_id
 			HAVING count(*) FILTER (WHERE lease_until >= clock_timestamp()) = 0
 			   AND coalesce(max(enqueued_at), '-infinity') < clock_timestamp() - $1::interval)
-		SELECT run_id, number FROM open WHERE lease_until < clock_timestamp()
+		SELECT run_id, number FROM open WHERE lease_until < clock_timestamp() AND state <> 'paused'
+		UNION
+		SELECT run_id, number FROM open o WHERE (lease_until IS NULL OR lease_until < clock_timestamp())
+			AND coalesce(enqueued_at, '-infinity') < clock_timestamp() - $1::interval
+			AND EXISTS (SELECT FROM control.move m WHERE m.run_id = o.run_id AND m.batch = o.number AND m.fence_up AND m.state IN ('planned', 'copying', 'fenced'))
 		UNION
 		SELECT run_id, number FROM silent CROSS JOIN LATERAL (SELECT number FROM open o WHERE o.run_id = silent.run_id ORDER BY number LIMIT $2) x
 		ORDER BY 1, 2 LIMIT 1000`, patience, wakeAtOnce)
@@ -65,7 +70,7 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 	return out, err
 }
 
-// liftLeft lifts fences of undone moves.
+// liftLeft lifts fences of undone moves and deletes what they have left in green.
 func (m *Mover) liftLeft(ctx context.Context) (n int, err error) {
 	control, err := m.control(ctx)
 	if err != nil {
@@ -73,7 +78,7 @@ func (m *Mover) liftLeft(ctx context.Context) (n int, err error) {
 	}
 	// The undo that is at work right now lifts its fence itself: leave it a moment.
 	rows, err := control.Query(ctx, `SELECT `+moveColumns+` FROM control.move m JOIN control.tenant t ON t.id = m.tenant_id
-		WHERE m.state = 'blue' AND m.fence_up AND m.updated_at < clock_timestamp() - interval '2 seconds' LIMIT 1000`)
+		WHERE m.state = 'blue' AND (m.fence_up OR m.purge_due) AND m.updated_at < clock_timestamp() - interval '2 seconds' LIMIT 1000`)
 	if err != nil {
 		return 0, err
 	}
@@ -83,10 +88,16 @@ func (m *Mover) liftLeft(ctx context.Context) (n int, err error) {
 	}
 	var errs []error
 	for _, v := range left {
-		err := m.liftFence(ctx, v)
+		var err error
+		if v.FenceUp {
+			err = m.liftFence(ctx, v)
+		}
 		if errors.Is(err, errOutdated) {
 			// A newer run has fenced it since: not ours to lift.
 			_, err = control.Exec(ctx, `UPDATE control.move SET fence_up = false WHERE run_id = $1 AND tenant_id = $2 AND state = 'blue'`, v.Run, v.Tenant)
+		}
+		if err == nil {
+			err = m.purgeTenant(ctx, v)
 		}
 		if err != nil {
 			errs = append(errs, err)

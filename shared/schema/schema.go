@@ -60,6 +60,10 @@ BEGIN
     -- Unqualified names must fail until a tenant is entered, and a frozen instance must not keep its locks.
     ALTER ROLE coditect_app SET search_path = '';
     ALTER ROLE coditect_app SET idle_in_transaction_session_timeout = '15s';
+    -- A mover whose machine has vanished must not hold its locks for hours.
+    ALTER ROLE coditect_migrator SET tcp_keepalives_idle = 10;
+    ALTER ROLE coditect_migrator SET tcp_keepalives_interval = 5;
+    ALTER ROLE coditect_migrator SET tcp_keepalives_count = 3;
     ALTER ROLE coditect_readonly SET search_path = '';
     ALTER ROLE coditect_readonly SET default_transaction_read_only = on;
 END $$`
@@ -267,7 +271,8 @@ type Progress func(done, total int)
 func UpgradeBlue(ctx context.Context, pool *pgxpool.Pool, parallel int, progress Progress) (int, error) {
 	// The database knows the versions: ApplyHome has taught it those of this program, and a newer program may have taught it more.
 	rows, err := pool.Query(ctx, `SELECT s.tenant_id, s.schema_name, v.version FROM (SELECT max(version) AS version FROM coditect.tenant_version) v
-		JOIN coditect.tenant_schema s ON s.version < v.version ORDER BY s.tenant_id`)
+		JOIN coditect.tenant_schema s ON s.version < v.version
+		WHERE NOT EXISTS (SELECT FROM coditect.gate g WHERE g.tenant_id = s.tenant_id AND g.closed) ORDER BY s.tenant_id`)
 	if err != nil {
 		return 0, fmt.Errorf("schema: list blue schemas: %w", err)
 	}

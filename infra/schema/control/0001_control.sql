@@ -74,6 +74,7 @@ CREATE TABLE control.move (
     token      bigint NOT NULL DEFAULT 0,       -- the fencing token of the step that claimed it last
     attempts   int NOT NULL DEFAULT 0,
     fence_up   boolean NOT NULL DEFAULT false,  -- a fence may be up in blue: set before it is raised, cleared after it is lifted
+    purge_due  boolean NOT NULL DEFAULT false,  -- undone, but green may still hold rows of it
     bytes      bigint NOT NULL DEFAULT 0,       -- estimated by the preflight
     rows       bigint NOT NULL DEFAULT 0,       -- copied and verified
     fenced_at  timestamptz,
@@ -84,7 +85,7 @@ CREATE TABLE control.move (
     PRIMARY KEY (run_id, tenant_id)
 );
 CREATE INDEX move_batch ON control.move (run_id, batch, tenant_id);
-CREATE INDEX move_fence_left ON control.move (tenant_id) WHERE state = 'blue' AND fence_up;
+CREATE INDEX move_fence_left ON control.move (tenant_id) WHERE state = 'blue' AND (fence_up OR purge_due);
 -- A tenant takes part in one move at a time.
 CREATE UNIQUE INDEX move_active ON control.move (tenant_id) WHERE state NOT IN ('blue', 'finalised');
 

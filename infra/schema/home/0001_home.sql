@@ -29,7 +29,7 @@ CREATE TABLE coditect.gate (
     token       bigint NOT NULL DEFAULT 0,
     fence_id    bigint NOT NULL DEFAULT 0
 );
-CREATE INDEX gate_fenced ON coditect.gate (schema_name) WHERE fenced;
+CREATE INDEX gate_schema ON coditect.gate (schema_name);
 
 -- Which version of the tenant tables each blue schema has: one table for all of them, so that "nothing to do" is one
 -- query over ten thousand schemas.
@@ -288,7 +288,8 @@ BEGIN
     -- The gate's row lock keeps a fence from going up between this look and our commit.
     SELECT * INTO g FROM coditect.gate WHERE tenant_id = p_tenant FOR SHARE;
     SELECT * INTO have FROM coditect.tenant_schema WHERE tenant_id = p_tenant FOR UPDATE;
-    IF have.tenant_id IS NULL OR have.version >= p_version THEN RETURN false; END IF;
+    -- One that has moved away stays as it was.
+    IF have.tenant_id IS NULL OR have.version >= p_version OR g.closed THEN RETURN false; END IF;
     IF g.fenced THEN
         RAISE EXCEPTION USING ERRCODE = 'CD001', MESSAGE = format('schema %I is fenced: its tenant is moving', have.schema_name),
             HINT = 'Apply the schema again after the move.';
@@ -317,34 +318,37 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- Stops DDL on a schema whose tenant is fenced. Event triggers need a superuser: shared/schema makes these where it may,
--- and the preflight says so where it could not.
+-- Stops DDL on a schema whose tenant is fenced. The gate's row is locked until the DDL's transaction ends, so that a
+-- fence waits for it: a table that is made in a transaction open across the fence would be neither fenced nor copied.
+-- SECURITY DEFINER: whoever changes a schema of this database has no rights on the gate. Event triggers need a superuser:
+-- shared/schema makes these where it may, and the preflight says so where it could not.
+-- +goose StatementBegin
+CREATE FUNCTION coditect.guard_schema(p_schemas text[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    g coditect.gate;
+BEGIN
+    FOR g IN SELECT * FROM coditect.gate WHERE schema_name = ANY (p_schemas) ORDER BY tenant_id FOR SHARE LOOP
+        IF g.fenced THEN
+            RAISE EXCEPTION USING ERRCODE = 'CD001', MESSAGE = format('schema %I is fenced: its tenant is moving', g.schema_name),
+                HINT = 'Change the schema after the move.';
+        END IF;
+    END LOOP;
+END $$;
+-- +goose StatementEnd
 -- +goose StatementBegin
 CREATE FUNCTION coditect.guard_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$
-DECLARE
-    s text;
 BEGIN
     IF current_setting('coditect.mover', true) = 'on' THEN RETURN; END IF;
-    SELECT d.schema_name INTO s FROM pg_event_trigger_ddl_commands() d
-        JOIN coditect.gate g ON g.schema_name = d.schema_name AND g.fenced LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'CD001', MESSAGE = format('schema %I is fenced: its tenant is moving', s),
-            HINT = 'Change the schema after the move.';
-    END IF;
+    PERFORM coditect.guard_schema(ARRAY(SELECT DISTINCT d.schema_name FROM pg_event_trigger_ddl_commands() d WHERE d.schema_name IS NOT NULL));
 END $$;
 -- +goose StatementEnd
 -- +goose StatementBegin
 CREATE FUNCTION coditect.guard_drop() RETURNS event_trigger LANGUAGE plpgsql AS $$
-DECLARE
-    s text;
 BEGIN
     IF current_setting('coditect.mover', true) = 'on' THEN RETURN; END IF;
-    SELECT d.schema_name INTO s FROM pg_event_trigger_dropped_objects() d
-        JOIN coditect.gate g ON g.schema_name = coalesce(d.schema_name, d.object_name) AND g.fenced LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'CD001', MESSAGE = format('schema %I is fenced: its tenant is moving', s),
-            HINT = 'Change the schema after the move.';
-    END IF;
+    PERFORM coditect.guard_schema(ARRAY(SELECT DISTINCT coalesce(d.schema_name, d.object_name) FROM pg_event_trigger_dropped_objects() d
+        WHERE coalesce(d.schema_name, d.object_name) IS NOT NULL));
 END $$;
 -- +goose StatementEnd
 
@@ -374,4 +378,5 @@ END $$;
 ALTER FUNCTION coditect.create_tenant(uuid, bigint) OWNER TO coditect_owner;
 ALTER FUNCTION coditect.upgrade_tenant(uuid, bigint) OWNER TO coditect_owner;
 ALTER FUNCTION coditect.drop_tenant(uuid) OWNER TO coditect_owner;
+ALTER FUNCTION coditect.guard_schema(text[]) OWNER TO coditect_owner;
 REVOKE CREATE ON SCHEMA coditect FROM coditect_owner;
