@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -56,6 +57,9 @@ func (r Registration) Apply(ctx context.Context) (Registered, error) {
 		return out, err
 	}
 	defer func() { _ = blue.Close(ctx); _ = green.Close(ctx) }()
+	if err := keepGreenSchema(ctx, green, r.Source.Name, plan.Layout.GreenSchema); err != nil {
+		return out, err
+	}
 	home, err := schema.ApplyHome(ctx, schema.Database{DSN: r.Blue, Name: r.Source.Name, Kind: tenant.Blue})
 	if err != nil {
 		return out, err
@@ -79,6 +83,31 @@ func (r Registration) Apply(ctx context.Context) (Registered, error) {
 		return out, err
 	}
 	return out, enterTenants(ctx, blue, green, r.Source, tenants)
+}
+
+// keepGreenSchema refuses another green schema while tenants have rows in the one that
+// the source is registered with: new tables would be made, and nobody would look for
+// their rows in the old ones any more.
+func keepGreenSchema(ctx context.Context, green *pgx.Conn, name, wanted string) error {
+	var (
+		now string
+		n   int
+	)
+	err := green.QueryRow(ctx, `SELECT s.green_schema, (SELECT count(*) FROM control.tenant t
+			WHERE t.source = s.name AND t.status <> 'deleted' AND (t.home = 'green' OR EXISTS (SELECT FROM control.move m
+				WHERE m.tenant_id = t.id AND (m.state NOT IN ('blue', 'finalised') OR m.purge_due))))
+		FROM control.source s WHERE s.name = $1 AND s.green_schema <> $2`, name, wanted).Scan(&now, &n)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("migration: read the registration of source %s: %w", name, err)
+	case n > 0:
+		return fault.New(fault.Conflict, "green_schema_in_use",
+			"green_schema of source %s cannot become %s: %d of its tenants live in schema %s of green or are moving there. Keep green_schema: %s, or cancel the open runs and move the tenants back to blue first",
+			name, wanted, n, now, now)
+	}
+	return nil
 }
 
 // shareReferences lets the platform's roles read the public tables that go along.

@@ -8,6 +8,9 @@ import (
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/migration/source"
 	"github.com/coditect/platform/shared/tenant"
 )
 
@@ -48,4 +51,53 @@ func TestRegistrationEntersWhatIsThere(t *testing.T) {
 	execSQL(t, w.Legacy, `CREATE SCHEMA later CREATE TABLE note (id bigserial PRIMARY KEY, body text)`)
 	w.register(t, legacyDescription)
 	require.Equal(t, []string{`blue legacy-We"ird, Name: Name of We"ird, Name`, `blue legacy-later: Name of later`, `green legacy-one: Name of one`}, entered())
+}
+
+const oneSchema = `DO $$ BEGIN
+		PERFORM pg_advisory_xact_lock(4711);
+		IF to_regrole('legacy_app') IS NULL THEN CREATE ROLE legacy_app LOGIN; END IF;
+		IF to_regrole('legacy_owner') IS NULL THEN CREATE ROLE legacy_owner; END IF;
+	END $$;
+	CREATE TABLE public.customers_client (schema_name text, name text);
+	INSERT INTO public.customers_client SELECT s, 'Name of ' || s FROM unnest(ARRAY['one', 'two']) s;
+	CREATE TABLE public.country (id serial PRIMARY KEY, name text, since timestamptz DEFAULT '2000-01-01Z', upper text GENERATED ALWAYS AS (upper(name)) STORED);
+	INSERT INTO public.country (name) VALUES ('Norway'), ('Sweden');
+	CREATE SCHEMA one CREATE TABLE note (id bigserial PRIMARY KEY, country_id int REFERENCES public.country (id), body text);
+	CREATE SCHEMA two CREATE TABLE note (id bigserial PRIMARY KEY, country_id int REFERENCES public.country (id), body text);
+	INSERT INTO one.note (country_id) VALUES (1);
+	ALTER TABLE one.note OWNER TO legacy_owner; ALTER TABLE two.note OWNER TO legacy_owner; GRANT ALL ON SCHEMA one, two TO legacy_owner;`
+
+// While a tenant lives in green, its source's rows on green have one place.
+func TestGreenSchemaIsKeptWhileInUse(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	w.Legacy = citustest.EmptyDatabase(t)
+	execSQL(t, w.Legacy, oneSchema)
+	w.register(t, legacyDescription)
+	apply := func() error {
+		s, err := source.Parse([]byte(legacyDescription + "green_schema: elsewhere\n"))
+		require.NoError(t, err)
+		_, err = migration.Registration{Source: s, Blue: w.Legacy, Green: w.GreenAdmin}.Apply(t.Context())
+		return err
+	}
+	one := tenant.ImportedID("legacy", "one")
+	refused := func() {
+		t.Helper()
+		err := apply()
+		require.Equal(t, "green_schema_in_use", fault.CodeOf(err), err)
+		var there bool
+		require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT to_regnamespace('elsewhere') IS NOT NULL`).Scan(&there))
+		require.False(t, there, "nothing is changed")
+	}
+	_, err := w.Control.Exec(t.Context(), `UPDATE control.tenant SET home = 'green' WHERE id = $1`, one)
+	require.NoError(t, err)
+	refused()
+	_, err = w.Control.Exec(t.Context(), `UPDATE control.tenant SET home = 'blue' WHERE id = $1`, one)
+	require.NoError(t, err)
+	_, err = w.Control.Exec(t.Context(), `WITH r AS (INSERT INTO control.run (id, source, state, max_pause_ms, created_by) VALUES ($1, 'legacy', 'paused', 1000, 'test') RETURNING id)
+		INSERT INTO control.move (run_id, tenant_id, batch, state, epoch) SELECT id, $1, 1, 'planned', 1 FROM r`, one)
+	require.NoError(t, err)
+	refused()
+	_, err = w.Control.Exec(t.Context(), `UPDATE control.move SET state = 'blue' WHERE tenant_id = $1`, one)
+	require.NoError(t, err)
+	require.NoError(t, apply())
 }
