@@ -21,7 +21,7 @@ import (
 type Registration struct {
 	Source *source.Source
 	Blue   string // the foreign database, as a role that may make a schema in it and give rights on its tables
-	Green  string // the green database, as a role that may make schemas and act as coditect_owner
+	Green  string // the green database, as a superuser: makes schemas, acts as coditect_owner, sets session_replication_role
 }
 
 // Registered is what a registration found and did.
@@ -43,7 +43,11 @@ func (r Registration) Review(ctx context.Context) (Registered, error) {
 // Apply makes green's tables, installs gate and fence in the foreign database, and
 // enters its tenants into the directory: from then on the platform serves them where
 // they are, and can move them. It may be applied again, for example to enter new
-// tenants; what is there stays as it is.
+// tenants; tables and tenants that are there stay as they are.
+//
+// It is to be applied again after rows of the shared public tables changed in the
+// foreign database: green's copies of them are brought in step by nothing else. The
+// preflight lets no run start over copies that differ.
 func (r Registration) Apply(ctx context.Context) (Registered, error) {
 	out, plan, tenants, err := r.derive(ctx)
 	if err != nil {
@@ -68,7 +72,7 @@ func (r Registration) Apply(ctx context.Context) (Registered, error) {
 	if out.Applied, err = convert.Apply(ctx, green, plan); err != nil {
 		return out, err
 	}
-	if err := copyReferences(ctx, blue, green, plan.Layout); err != nil {
+	if err := refreshReferences(ctx, blue, green, plan.Layout); err != nil {
 		return out, err
 	}
 	// The file's own choice of template may be left open; the one that was taken is kept.
@@ -182,25 +186,6 @@ func mostCommon(ctx context.Context, blue *pgx.Conn, tenants []source.Tenant) (s
 		return best, nil
 	}
 	return "", fault.BadField("template_schema", "must be given: none of the tenants' schemas exists")
-}
-
-// copyReferences fills green's reference tables once; rows that are there stay.
-func copyReferences(ctx context.Context, blue, green *pgx.Conn, l convert.Layout) error {
-	for _, t := range l.References {
-		var filled bool
-		if err := green.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+quoted(l.PublicSchema, t.Name)+`)`).Scan(&filled); err != nil {
-			return err
-		}
-		if filled {
-			continue
-		}
-		t.HasTenantColumn = true // it has none, and none is to be added
-		into := convert.Layout{GreenSchema: l.PublicSchema}
-		if _, err := stream(ctx, blue, green, into, t, blueSelect(t, Move{Schema: t.Schema})); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // registerAtOnce is how many schemas get their rights in one transaction.

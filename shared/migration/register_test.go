@@ -2,6 +2,7 @@ package migration_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -10,6 +11,7 @@ import (
 	"github.com/coditect/platform/shared/citus/citustest"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/migration/preflight"
 	"github.com/coditect/platform/shared/migration/source"
 	"github.com/coditect/platform/shared/tenant"
 )
@@ -100,4 +102,50 @@ func TestGreenSchemaIsKeptWhileInUse(t *testing.T) {
 	_, err = w.Control.Exec(t.Context(), `UPDATE control.move SET state = 'blue' WHERE tenant_id = $1`, one)
 	require.NoError(t, err)
 	require.NoError(t, apply())
+}
+
+// Shared rows that change after the registration stop a run until it is applied again,
+// which does not take away what a tenant in green refers to.
+func TestReferencesAreBroughtInStep(t *testing.T) {
+	const description = legacyDescription + "public_tables: {country: reference}\n"
+	eachServer(t, func(t *testing.T, w *world) {
+		w.Legacy = citustest.EmptyDatabase(t)
+		execSQL(t, w.Legacy, oneSchema)
+		w.register(t, description)
+		countries := func() (out string) {
+			t.Helper()
+			require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT string_agg(upper, ' ' ORDER BY id) FROM legacy_public.country`).Scan(&out))
+			return out
+		}
+		blockers := func() (out []string) {
+			t.Helper()
+			p, err := w.Mover.Check(t.Context(), migration.Plan{Source: "legacy", MaxPause: time.Minute})
+			require.NoError(t, err)
+			for _, f := range p.Findings {
+				if f.Severity != preflight.Warning {
+					out = append(out, f.Code+": "+f.Message)
+				}
+			}
+			return out
+		}
+		require.Equal(t, "NORWAY SWEDEN", countries())
+		require.Empty(t, blockers())
+
+		execSQL(t, w.Legacy, `UPDATE public.country SET name = 'Norge' WHERE id = 1; INSERT INTO public.country (name) VALUES ('Finland')`)
+		require.Equal(t, []string{"reference_differs: public table country has other rows on blue (3) than on green (2)"}, blockers())
+		w.register(t, description)
+		require.Equal(t, "NORGE SWEDEN FINLAND", countries())
+		require.Empty(t, blockers())
+
+		// A tenant that lives in green refers to a row that blue drops.
+		one := tenant.ImportedID("legacy", "one")
+		execSQL(t, w.GreenAdmin, `INSERT INTO legacy.note (tenant_id, id, country_id) VALUES ('`+one.String()+`', 1, 1);
+			UPDATE control.tenant SET home = 'green', schema_name = 'legacy' WHERE id = '`+one.String()+`'`)
+		execSQL(t, w.Legacy, `DELETE FROM one.note; DELETE FROM public.country WHERE id = 1`)
+		s, err := source.Parse([]byte(description))
+		require.NoError(t, err)
+		_, err = migration.Registration{Source: s, Blue: w.Legacy, Green: w.GreenAdmin}.Apply(t.Context())
+		require.Equal(t, "reference_in_use", fault.CodeOf(err), err)
+		require.Equal(t, "NORGE SWEDEN FINLAND", countries(), "nothing is changed")
+	})
 }

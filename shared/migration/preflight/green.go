@@ -91,6 +91,8 @@ func (c *checker) green(ctx context.Context) {
 			c.overall("conversion_differs", Blocker, "", "bring blue or green back in step, or use another green_schema", "%s", message(err))
 		} else if err != nil {
 			c.unknown("what was converted before", "coditectl schema apply", err)
+		} else {
+			c.references(ctx, c.report.Layout)
 		}
 	}
 	c.greenTables(ctx)
