@@ -219,7 +219,7 @@ func TestUsage(t *testing.T) {
 		"migrate start --source x --tenant y": `--tenant must be a tenant's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is "y"`,
 		"migrate start --source x --batch-size 0":    "--batch-size must be between 1 and 1000; it is 0",
 		"migrate start --source x --batch-size 1001": "--batch-size must be between 1 and 1000; it is 1001",
-		"preflight --source x --max-pause 1h":        "--max-pause must be between 1ms and 10m0s; it is 1h0m0s",
+		"preflight --source x --max-pause 1h":        "--max-pause must be between 1ms and 1m0s; it is 1h0m0s",
 		"preflight --source x --max-pause soon":      `invalid argument "soon" for "--max-pause" flag: time: invalid duration "soon"`,
 		"tenants list --home red":                    `--home must be blue or green; it is "red"`,
 		"tenants list --url localhost:8080":          `--url must be an address such as http://localhost:8080; it is "localhost:8080"`,
