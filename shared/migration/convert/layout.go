@@ -12,7 +12,7 @@ type Layout struct {
 	// to it as far as the keys allow.
 	Tables []Table
 	// References are the public tables that become reference tables. Their rows are
-	// copied once per source and not per tenant; their blue schema is Table.Schema.
+	// copied once per source, by its registration, and not per tenant; their blue schema is Table.Schema.
 	References  []Table
 	Sequences   []Sequence
 	ForeignKeys []ForeignKey
