@@ -181,11 +181,12 @@ func blueSelect(t convert.Table, v Move) string {
 	return "SELECT " + strings.Join(out, ", ") + " FROM " + quoted(v.Schema, t.Name)
 }
 
-// rowText is the canonical text of a row: every column, generated ones included,
-// in one order on both sides.
+// rowText is the canonical text of a row: every column that was copied, in one order on
+// both sides. What green generates from these columns is left out: it is made by the same
+// expression, and a text search vector costs more to print than the rest of its row.
 func rowText(t convert.Table) string {
 	var out []string
-	for _, c := range slices.Concat(t.Columns, t.Generated) {
+	for _, c := range t.Columns {
 		out = append(out, quoted(c.Name))
 	}
 	return "ROW(" + strings.Join(out, ", ") + ")::text"

@@ -83,6 +83,22 @@ func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, []candidate, 
 	return report, movable, nil
 }
 
+// contentOf estimates what a tenant's rows take. The size of small tables says little:
+// each has pages that are almost empty, and maps beside them, so the number of rows counts
+// where it is known.
+func contentOf(e preflight.Estimate, tables int) int64 {
+	const (
+		emptyTable = 16 << 10 // a page of the heap and one of the TOAST table's index
+		smallRow   = 512
+		small      = 2 << 20
+	)
+	n := max(e.Bytes-emptyTable*int64(tables), 0)
+	if n < small && e.Rows > 0 {
+		n = min(n, e.Rows*smallRow)
+	}
+	return n
+}
+
 // movable leaves out the tenants that a finding stops; one that stops the source stops all.
 func (m *Mover) movable(all []candidate, found *preflight.Report, report *Preflight) []candidate {
 	stopped := map[string]bool{}
@@ -93,7 +109,7 @@ func (m *Mover) movable(all []candidate, found *preflight.Report, report *Prefli
 	}
 	size := map[string]int64{}
 	for _, e := range found.Estimates {
-		size[e.Schema] = e.Bytes
+		size[e.Schema] = contentOf(e, len(found.Layout.Tables))
 	}
 	var out []candidate
 	for _, c := range all {
