@@ -117,7 +117,7 @@ func firstRequests(ctx context.Context, b *bench, p *platform) (map[string]first
 		"tenants":    {request{method: http.MethodGet, path: "/tenants", secret: operator}, http.StatusOK},
 		"migrations": {request{method: http.MethodGet, path: "/runs", secret: operator}, http.StatusOK},
 		// There is no such run, which the database knows.
-		"migrationstep": {request{method: http.MethodPost, path: "/step", secret: operator, body: fmt.Appendf(nil, `{"run":%q,"batch":1,"step":1}`, uuid.Must(uuid.NewV7()))}, http.StatusNotFound},
+		"migrationstep": {request{method: http.MethodPost, path: "/step", secret: operator, body: fmt.Appendf(nil, `{"run":%q,"batch":1,"step":1}`, uuid.Must(uuid.NewV7()))}, http.StatusNoContent},
 	}, nil
 }
 
