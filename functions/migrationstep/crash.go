@@ -2,20 +2,26 @@ package migrationstep
 
 import (
 	"os"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/coditect/platform/shared/migration"
 )
 
 // crashPoints makes the process kill itself at the point that CODITECT_CRASH_POINT names,
-// once: the file CODITECT_CRASH_ONCE remembers it. The crash tests set both; nothing else does.
+// once: the file CODITECT_CRASH_ONCE remembers it. With CODITECT_CRASH_HOLD it lives, and waits
+// there until the file is gone: somebody else is to be killed at that point. The crash tests
+// set these; nothing else does.
 func crashPoints() []migration.Option {
 	point, once := os.Getenv("CODITECT_CRASH_POINT"), os.Getenv("CODITECT_CRASH_ONCE")
 	if point == "" || once == "" {
 		return nil
 	}
+	hold := os.Getenv("CODITECT_CRASH_HOLD") != ""
+	var held atomic.Bool
 	return []migration.Option{migration.WithCrashPoints(func(at string) {
-		if at != point {
+		if at != point || hold && held.Swap(true) {
 			return
 		}
 		f, err := os.OpenFile(once, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -23,6 +29,12 @@ func crashPoints() []migration.Option {
 			return // it has crashed here before
 		}
 		_ = f.Close()
+		for hold {
+			if _, err := os.Stat(once); err != nil {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the signal is on its way
 	})}

@@ -38,6 +38,7 @@ type platform struct {
 	blue, green *localpg.Server
 	tasks       *tasktest.Emulator
 	queue       *taskqueue.Queue
+	operator    *citus.Databases // mover's
 	mover       *migration.Mover
 	door        *citus.Door
 	admin       *citus.Databases
@@ -48,6 +49,7 @@ type platform struct {
 	mu      sync.Mutex
 	step    *child.Process
 	point   string
+	hold    string // not empty: wait at the point rather than die there
 }
 
 func start(t *testing.T) *platform {
@@ -82,7 +84,8 @@ func start(t *testing.T) *platform {
 		return dbs
 	}
 	p.admin = open("postgres")
-	p.mover = migration.New(open("coditect_migrator"), p.queue, migration.Config{})
+	p.operator = open("coditect_migrator")
+	p.mover = migration.New(p.operator, p.queue, migration.Config{})
 	dbs := open("coditect_app")
 	p.door = citus.NewDoor(dbs, directory.New(dbs, 0))
 	return p
@@ -122,7 +125,8 @@ func (p *platform) startStep() (*child.Process, error) {
 		"CODITECT_TASKS_EMULATOR="+p.tasks.Addr, "CODITECT_TASKS_QUEUE="+tasktest.QueueName, "CODITECT_STEP_URL="+p.url(),
 		"CODITECT_TASKS_SERVICE_ACCOUNT="+tasktest.Caller, "CODITECT_TASKS_AUDIENCE="+tasktest.Audience,
 		"CODITECT_IDENTITY_ISSUER="+p.tasks.Issuer, "CODITECT_IDENTITY_AUDIENCE="+tasktest.Audience, "CODITECT_IDENTITY_CALLERS="+tasktest.Caller,
-		"CODITECT_GROUP_TENANTS=2", "CODITECT_BATCH_LEASE=1s", "CODITECT_CRASH_POINT="+p.point, "CODITECT_CRASH_ONCE="+p.crashed)
+		"CODITECT_GROUP_TENANTS=2", "CODITECT_BATCH_LEASE=1s", "CODITECT_CRASH_POINT="+p.point, "CODITECT_CRASH_ONCE="+p.crashed,
+		"CODITECT_CRASH_HOLD="+p.hold)
 	proc, err := child.Start(cmd, syscall.SIGKILL)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -145,14 +149,18 @@ func (p *platform) killQueue() {
 	require.NoError(p.t, p.queue.EnsureQueue(p.t.Context(), 8))
 }
 
-func (p *platform) killBlue() {
-	require.NoError(p.t, p.blue.Kill())
-	require.NoError(p.t, p.blue.Restart(p.t.Context()))
-}
+func (p *platform) killBlue() { p.killServer(p.blue, citus.BlueDatabase) }
 
-func (p *platform) killGreen() {
-	require.NoError(p.t, p.green.Kill())
-	require.NoError(p.t, p.green.Restart(p.t.Context()))
+func (p *platform) killGreen() { p.killServer(p.green, citus.GreenDatabase) }
+
+func (p *platform) killServer(s *localpg.Server, name string) {
+	require.NoError(p.t, s.Kill())
+	require.NoError(p.t, s.Restart(p.t.Context()))
+	for _, dbs := range []*citus.Databases{p.admin, p.operator} { // the operator of this test begins anew; the functions find out
+		pool, err := dbs.Pool(p.t.Context(), name)
+		require.NoError(p.t, err)
+		pool.Reset()
+	}
 }
 
 func (p *platform) tenants(n int) []tenant.ID {
@@ -328,26 +336,29 @@ func TestQueueIsKilled(t *testing.T) {
 	j.check()
 }
 
-// Each database is killed and started again in the middle of a run, and the step
-// function with it.
-func TestDatabasesAreKilled(t *testing.T) {
+// Each database is killed with kill -9 while the step function stands at each of its
+// points, and started again; the step goes on by itself.
+func TestDatabasesAreKilledAnywhere(t *testing.T) {
 	p := start(t)
-	ids := p.tenants(12)
-	j := p.write(ids)
-	t.Setenv("CODITECT_STEP_BUDGET", "1ns")
-	p.serve("")
-	next := []func(){p.killBlue, p.killGreen, p.killStep}
-	seen := int64(0)
-	s := p.sweepUntilDone(p.run(ids), func(s migration.Status) {
-		if green := s.Counts[migration.Green]; green > seen && len(next) > 0 {
-			seen = green
-			next[0]()
-			next = next[1:]
+	for name, kill := range map[string]func(){"blue": p.killBlue, "green": p.killGreen} {
+		for _, point := range []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed", "flipped"} {
+			t.Run(name+"/"+point, func(t *testing.T) {
+				whole := p.t
+				p.t, p.hold = t, "yes"
+				t.Cleanup(func() { p.t, p.hold = whole, "" })
+				ids := p.tenants(4)
+				j := p.write(ids)
+				p.serve(point)
+				run := p.run(ids)
+				require.Eventually(t, func() bool { _, err := os.Stat(p.crashed); return err == nil }, 20*time.Second, 5*time.Millisecond, "the point was not reached")
+				kill()
+				require.NoError(t, os.Remove(p.crashed))
+				s := p.sweepUntilDone(run, nil)
+				require.Equal(t, migration.Counts{migration.Green: 4}, s.Counts, "%+v", s.Failed)
+				j.check()
+			})
 		}
-	})
-	require.Empty(t, next, "not everything was killed")
-	require.Equal(t, migration.Counts{migration.Green: 12}, s.Counts, "%+v", s.Failed)
-	j.check()
+	}
 }
 
 // Only the queue's account and operators may make a step.

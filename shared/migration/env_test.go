@@ -32,6 +32,15 @@ type world struct {
 	Queue *inbox
 	// Legacy is a foreign database, when the test has registered one.
 	Legacy string
+	// between runs after a copy ahead, before its fence.
+	between func()
+}
+
+// reached is called by movers at their crash points.
+func (w *world) reached(cfg migration.Config, at string) {
+	if at == "copied" && cfg.AheadBytes < 0 && w.between != nil {
+		w.between()
+	}
 }
 
 // inbox is a queue that keeps its tasks until the test delivers them, in any order,

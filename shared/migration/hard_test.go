@@ -53,7 +53,7 @@ func TestDoubledAndReorderedTasks(t *testing.T) {
 }
 
 // aheadOf is a configuration that copies every tenant before its fence.
-var aheadOf = func() migration.Config { c := quick; c.AheadBytes = 1; return c }()
+var aheadOf = func() migration.Config { c := quick; c.AheadBytes = -1; return c }()
 
 // everyPoint runs f for each crash point of both ways to move a tenant.
 func everyPoint(t *testing.T, group, ahead []string, f func(t *testing.T, cfg migration.Config, point string)) {
@@ -72,6 +72,7 @@ func zombie(t *testing.T, env *citustest.Env, cfg migration.Config, point string
 	reached, release := make(chan struct{}), make(chan struct{})
 	var once, let sync.Once
 	sleeper = migration.New(env.Migrator, w.Queue, cfg, migration.WithCrashPoints(func(at string) {
+		w.reached(cfg, at)
 		if at == point {
 			once.Do(func() { close(reached); <-release })
 		}
@@ -79,6 +80,16 @@ func zombie(t *testing.T, env *citustest.Env, cfg migration.Config, point string
 	wake = func() { let.Do(func() { close(release) }) }
 	t.Cleanup(wake)
 	return w, sleeper, reached, wake
+}
+
+// fallsAsleep waits until a zombie's step stands at its point.
+func fallsAsleep(t *testing.T, asleep <-chan struct{}, finished <-chan error) {
+	t.Helper()
+	select {
+	case <-asleep:
+	case err := <-finished:
+		require.FailNow(t, "the step ended before it came to the point", "%v", err)
+	}
 }
 
 // A step that was thought dead wakes up after another one has finished its work, and
@@ -89,12 +100,13 @@ func TestAZombieStepIsHarmless(t *testing.T) {
 			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
+			w.between = func() { traffic.writeEach(t) } // so that something has changed since the copy
 			run := start(t, w, ids, 10)
 			task, ok := w.Queue.take()
 			require.True(t, ok)
 			finished := make(chan error, 1)
 			go func() { finished <- sleeper.Step(t.Context(), task) }()
-			<-asleep
+			fallsAsleep(t, asleep, finished)
 			// Its lease runs out as if it had lost its connection.
 			_, err := w.Control.Exec(t.Context(), `UPDATE control.batch SET lease_until = NULL, lease_token = NULL`)
 			require.NoError(t, err)
@@ -129,11 +141,12 @@ func TestAZombieAfterAnUndo(t *testing.T) {
 			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
+			w.between = func() { traffic.writeEach(t) } // so that something has changed since the copy
 			run := start(t, w, ids, 10)
 			task, _ := w.Queue.take()
 			finished := make(chan error, 1)
 			go func() { finished <- sleeper.Step(t.Context(), task) }()
-			<-asleep
+			fallsAsleep(t, asleep, finished)
 			for _, id := range ids {
 				require.NoError(t, w.Mover.Undo(t.Context(), run.ID, id, "test"))
 				require.NoError(t, w.Mover.Undo(t.Context(), run.ID, id, "test")) // twice is once
@@ -174,13 +187,17 @@ func TestAStepDiesAnywhere(t *testing.T) {
 			w.Mover = migration.New(w.Migrator, w.Queue, cfg)
 			ids := blueTenants(t, w, 4)
 			traffic := writeOn(t, w, ids)
+			w.between = func() { traffic.writeEach(t) } // so that something has changed since the copy
 			run := start(t, w, ids, 10)
 			task, _ := w.Queue.take()
 			ctx, cancel := context.WithCancel(t.Context())
 			tiny := cfg
 			tiny.GroupTenants, tiny.StepBudget = 2, time.Nanosecond // two groups, and a step that is named
+			reached := false
 			dying := migration.New(w.Migrator, w.Queue, tiny, migration.WithCrashPoints(func(at string) {
+				w.reached(cfg, at)
 				if at == point {
+					reached = true
 					panic(crashed{at})
 				}
 			}))
@@ -202,6 +219,7 @@ func TestAStepDiesAnywhere(t *testing.T) {
 					task = next
 				}
 			}()
+			require.True(t, reached, "the step never came to the point")
 			recoverByItself(t, w, run)
 			require.Equal(t, migration.Counts{migration.Green: 4}, inspect(t, w, run).Counts)
 			traffic.check(t)
@@ -240,8 +258,9 @@ func TestTheSweeperLiftsALeftFence(t *testing.T) {
 	ids := blueTenants(t, w, 1)
 	run := start(t, w, ids, 1)
 	task, _ := w.Queue.take()
-	go func() { _ = sleeper.Step(t.Context(), task) }()
-	<-asleep
+	finished := make(chan error, 1)
+	go func() { finished <- sleeper.Step(t.Context(), task) }()
+	fallsAsleep(t, asleep, finished)
 	dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
 		if at == "undone" {
 			panic(crashed{at})
@@ -325,7 +344,7 @@ func TestSuspensionDuringAMove(t *testing.T) {
 	task, _ := w.Queue.take()
 	finished := make(chan error, 1)
 	go func() { finished <- sleeper.Step(t.Context(), task) }()
-	<-asleep
+	fallsAsleep(t, asleep, finished)
 	_, err := w.Control.Exec(t.Context(), `UPDATE control.tenant SET status = 'suspended' WHERE id = $1`, ids[0])
 	require.NoError(t, err)
 	wake()

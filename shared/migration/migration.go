@@ -41,7 +41,7 @@ func (m *Mover) enqueue(ctx context.Context, t StepTask, after time.Time) error 
 type Config struct {
 	StepBudget   time.Duration `env:"CODITECT_STEP_BUDGET,default=10s"`          // a step begins nothing new after this; keep it well below the queue's dispatch deadline
 	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=12"`         // tenants that are fenced, copied and flipped together, at most
-	AheadBytes   int64         `env:"CODITECT_AHEAD_BYTES,default=262144"`       // a larger tenant is copied before its fence goes up
+	AheadBytes   int64         `env:"CODITECT_AHEAD_BYTES,default=262144"`       // a larger tenant is copied before its fence goes up; -1: every one
 	AheadMax     int64         `env:"CODITECT_AHEAD_MAX,default=134217728"`      // but not one larger than this: it is copied page by page under the fence
 	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=1048576"`      // and the bytes of their rows, at most (one tenant may exceed it alone)
 	ChunkPages   int64         `env:"CODITECT_CHUNK_PAGES,default=8192"`         // 8 kB pages of a big table copied in one transaction
@@ -66,7 +66,7 @@ func (c Config) withDefaults() Config {
 	if c.GroupBytes <= 0 {
 		c.GroupBytes = 1 << 20
 	}
-	if c.AheadBytes <= 0 {
+	if c.AheadBytes == 0 {
 		c.AheadBytes = 256 << 10
 	}
 	if c.AheadMax <= 0 {

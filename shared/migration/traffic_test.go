@@ -63,6 +63,13 @@ func (ws *writers) write(ctx context.Context, id tenant.ID, name string) {
 	ws.note(ctx, id, row, changed, err)
 }
 
+// writeEach writes once to every tenant, for a test that needs a write at this moment.
+func (ws *writers) writeEach(t *testing.T) {
+	for id := range ws.acked {
+		ws.write(t.Context(), id, "now")
+	}
+}
+
 func (ws *writers) note(ctx context.Context, id, row tenant.ID, name string, err error) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
