@@ -135,6 +135,9 @@ func (d *Databases) Has(name string) bool { return d.dsn[name] != "" }
 // DSN returns a database's connection string, "" when there is none of this name.
 func (d *Databases) DSN(name string) string { return d.dsn[name] }
 
+// MaxConns returns how many connections to each database there may be.
+func (d *Databases) MaxConns() int { return int(d.cfg.MaxConns) }
+
 // Pool returns the pool of a database: a fault when none of this name is configured.
 func (d *Databases) Pool(ctx context.Context, name string) (*Pool, error) {
 	d.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -12,64 +13,345 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration/convert"
+	"github.com/coditect/platform/shared/tenant"
 )
 
-// ahead: this tenant is copied before its fence goes up.
-func (c Config) ahead(v Move) bool { return v.Bytes > c.AheadBytes && v.Bytes <= c.AheadMax }
+// ahead: this tenant's rows are copied before its fence goes up.
+func (c Config) ahead(v Move) bool { return v.Bytes <= c.AheadMax }
 
-// moveAhead moves one tenant that is copied while it is written: copy, fence, copy what
-// has changed, verify, flip. Its writers wait from the fence on.
-func (m *Mover) moveAhead(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, v Move) error {
-	rows := map[string]int64{}
-	if v.State != Fenced {
-		var err error
-		if rows, err = m.copyAhead(ctx, blue, l, v); err != nil {
-			return err
-		}
-	}
-	group, err := m.fenceGroup(ctx, blue, shape, []Move{v})
-	if err != nil || len(group) == 0 {
-		return err
-	}
-	// Whatever an earlier step has left in green, the comparison finds out.
-	count, wrong, err := m.catchUp(ctx, blue, l, v, rows)
+// moveAhead moves a few tenants of one shape. Their rows are copied and verified as of one
+// moment while they are written; then come the fence, what has changed since that moment,
+// and the flip. Writers wait from the fence on: for as long as it takes to count their rows
+// and to bring over the changed ones, not for the copy.
+func (m *Mover) moveAhead(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, moves []Move) error {
+	// One session from the copy to the comparison under the fence: it ends with the server,
+	// so what it has seen was not taken back by a crash.
+	session, err := blue.Acquire(ctx)
 	if err != nil {
 		return err
 	}
-	if wrong != "" {
-		return m.undo(ctx, v, "mover", "verification failed: "+wrong)
+	defer session.Release()
+	c, err := m.copyAhead(ctx, session.Conn(), l, moves)
+	if err != nil {
+		return err
+	}
+	if wrong := compare(l, moves, c.inBlue, c.inGreen); len(wrong) > 0 {
+		return m.refuse(ctx, moves, wrong)
+	}
+	m.crash("copy verified")
+	defer m.calm.enter()()
+	group, err := m.fenceGroup(ctx, blue, shape, moves)
+	if err != nil || len(group) == 0 {
+		return err
+	}
+	counts, wrong, err := m.catchUp(ctx, blue, session.Conn(), l, movesOf(group), c)
+	if err != nil {
+		return err
+	}
+	if len(wrong) > 0 {
+		return m.refuse(ctx, movesOf(group), wrong)
 	}
 	m.crash("verified")
-	return m.flip(ctx, run, blue, l, group, []int64{count})
+	return m.flip(ctx, run, blue, l, group, counts)
 }
 
-// copyAhead copies every table as of a moment of its own, and counts the rows.
-// Somebody may write meanwhile: the tables need not fit each other yet.
-func (m *Mover) copyAhead(ctx context.Context, blue *citus.Pool, l convert.Layout, v Move) (map[string]int64, error) {
-	if err := m.markCopying(ctx, v); err != nil {
-		return nil, err
+// oneMoment is how many bytes are copied under one snapshot, at most: blue cannot clean up rows
+// that died after it.
+const oneMoment = 16 << 20
+
+// copied is what a copy of unfenced tenants knows; what has changed since follows from it.
+type copied struct {
+	since           map[string]string // by table, the oldest transaction that the copy may not have seen
+	inBlue, inGreen digests
+	apart           bool // each table was copied as of a moment of its own: they need not fit each other
+}
+
+// copyAhead copies tenants and computes both sides' digests, blue's as of the moment of the
+// copy. A large tenant's tables have a moment each, so that no snapshot lives for long.
+func (m *Mover) copyAhead(ctx context.Context, session *pgx.Conn, l convert.Layout, moves []Move) (copied, error) {
+	c := copied{since: map[string]string{}, inBlue: digests{}, inGreen: digests{}}
+	if err := m.markCopying(ctx, moves); err != nil {
+		return c, err
 	}
 	m.crash("copying")
-	if left := triedBefore([]Move{v}); left != nil {
+	if left := triedBefore(moves); left != nil {
 		if err := m.writeGreen(ctx, Copying, left, func(tx pgx.Tx) error { return purge(ctx, tx, l, left) }); err != nil {
-			return nil, err
+			return c, err
 		}
 	}
-	rows := map[string]int64{}
-	for _, t := range l.Tables {
-		err := m.writeGreen(ctx, Copying, []Move{v}, func(green pgx.Tx) error {
-			return frozen(ctx, blue, func(from pgx.Tx) (err error) {
-				rows[t.Name], err = stream(ctx, from.Conn(), green.Conn(), l, t, blueSelect(t, v))
-				return err
-			})
-		})
-		if err != nil {
-			return nil, err
+	parts := []convert.Layout{l}
+	if len(moves) == 1 && moves[0].Bytes > oneMoment {
+		c.apart = true
+		parts = nil
+		for _, t := range l.Tables {
+			part := l
+			part.Tables, part.ForeignKeys = []convert.Table{t}, nil
+			parts = append(parts, part)
+		}
+	}
+	for _, part := range parts {
+		if err := m.copyPart(ctx, session, part, moves, c); err != nil {
+			return c, err
 		}
 	}
 	m.crash("copied")
-	return rows, nil
+	// Green's side comes last, from committed rows: whatever happened to them in between is found.
+	inGreen, err := m.greenDigests(ctx, l, moves, !c.apart)
+	if err != nil {
+		return c, err
+	}
+	c.inGreen = inGreen
+	return c, nil
+}
+
+// copyPart copies some tables of tenants as of one moment: many tenants in one statement and
+// one stream, for it is round trips that make thousands of small tenants slow.
+func (m *Mover) copyPart(ctx context.Context, session *pgx.Conn, l convert.Layout, moves []Move, c copied) error {
+	return frozen(ctx, session, func(from pgx.Tx) error {
+		var since string
+		if err := from.QueryRow(ctx, `SELECT (pg_snapshot_xmin(pg_current_snapshot())::xid)::text`).Scan(&since); err != nil {
+			return err
+		}
+		err := m.writeGreen(ctx, Copying, moves, func(green pgx.Tx) error {
+			for _, t := range l.Tables {
+				c.since[t.Name] = since
+				selects := make([]string, len(moves))
+				for i, v := range moves {
+					selects[i] = blueSelect(t, v)
+				}
+				if _, err := streamWhen(ctx, &m.calm, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return blueDigests(ctx, from, l, moves, c.inBlue)
+	})
+}
+
+// change is one tenant's table that is not what it was when it was copied.
+type change struct {
+	table       int // in the layout
+	move        int
+	rows, young int64 // blue's rows, and those of them that the copy may not have seen
+}
+
+// isYoung is a condition on blue's rows: written by a transaction that the copy's snapshot may
+// not have seen. Every version of a row names the transaction that wrote it (xmin), so rows that
+// are not young are as they were copied; those in doubt count as young.
+func isYoung(since string) string { return `age(xmin) <= age('` + since + `'::xid)` }
+
+// catchUp brings green up to blue's rows of fenced tenants, and proves it. It returns each
+// move's rows, and for those whose rows still differ, how.
+//
+// Of a table without young rows that has as many rows as were copied, nothing has changed: its
+// rows are a part of the copied ones, and as many. In any other the young rows are copied anew
+// and compared. Then green has all of blue's rows, and if it has as many, no others. Where it has
+// more, rows were deleted or had their keys changed: such a table is compared key by key.
+func (m *Mover) catchUp(ctx context.Context, blue *citus.Pool, session *pgx.Conn, l convert.Layout, moves []Move, c copied) (counts []int64, wrong map[tenant.ID]string, err error) {
+	var tables []change
+	err = both(ctx,
+		func(ctx context.Context) error { return m.moveSequences(ctx, blue, l, moves) },
+		func(ctx context.Context) (err error) { tables, err = tablesNow(ctx, session, l, moves, c); return err })
+	if err != nil {
+		return nil, nil, fmt.Errorf("migration: compare with the copy: %w", err)
+	}
+	counts = make([]int64, len(moves))
+	var changed []change
+	for _, n := range tables {
+		counts[n.move] += n.rows
+		if n.young > 0 || n.rows != c.inBlue[l.Tables[n.table].Name][moves[n.move].Tenant].Rows {
+			changed = append(changed, n)
+		}
+	}
+	if len(changed) == 0 && !c.apart {
+		return counts, nil, nil
+	}
+	keys := l.ForeignKeys
+	if !c.apart {
+		keys = touching(l, changed)
+	}
+	var odd map[int][]convert.Table
+	if len(changed) > 0 {
+		if odd, err = m.copyYoung(ctx, session, l, moves, changed, c, keys); err != nil {
+			return nil, nil, err
+		}
+	}
+	m.crash("changes copied")
+	wrong = map[tenant.ID]string{}
+	for j, tables := range odd {
+		part, v := l, moves[j]
+		part.Tables = tables
+		_, differs, err := m.reconcile(ctx, blue, part, v, c.inBlue.of(v.Tenant))
+		if err != nil {
+			return nil, nil, err
+		}
+		if differs != "" {
+			wrong[v.Tenant] = differs
+		}
+	}
+	if len(odd) > 0 || c.apart {
+		if err := m.proveKeys(ctx, l, keys, moves); err != nil {
+			return nil, nil, err
+		}
+	}
+	return counts, wrong, nil
+}
+
+// touching lists the foreign keys from or to a changed table.
+func touching(l convert.Layout, changed []change) (keys []convert.ForeignKey) {
+	names := map[string]bool{}
+	for _, n := range changed {
+		names[l.Tables[n.table].Name] = true
+	}
+	for _, k := range l.ForeignKeys {
+		if names[k.Table] || !k.RefPublic && names[k.RefTable] {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// tablesNow counts blue's rows of every table of fenced tenants, one round trip in all.
+func tablesNow(ctx context.Context, session *pgx.Conn, l convert.Layout, moves []Move, c copied) ([]change, error) {
+	statements := make([]string, len(l.Tables))
+	for i, t := range l.Tables {
+		selects := make([]string, len(moves))
+		for j, v := range moves {
+			selects[j] = fmt.Sprintf(`SELECT %d, count(*), count(*) FILTER (WHERE %s) FROM %s`, j, isYoung(c.since[t.Name]), quoted(v.Schema, t.Name))
+		}
+		statements[i] = strings.Join(selects, " UNION ALL ")
+	}
+	var out []change
+	err := frozen(ctx, session, func(tx pgx.Tx) error {
+		results, err := tx.Conn().PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
+		if err != nil {
+			return err
+		}
+		for i, r := range results {
+			for _, row := range r.Rows {
+				n, err := integers(row)
+				if err != nil {
+					return err
+				}
+				out = append(out, change{table: i, move: int(n[0]), rows: n[1], young: n[2]})
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// integers reads a row of numbers.
+func integers(row [][]byte) ([]int64, error) {
+	out := make([]int64, len(row))
+	for i, v := range row {
+		n, err := strconv.ParseInt(string(v), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = n
+	}
+	return out, nil
+}
+
+// copyYoung copies the young rows of changed tables anew, in one transaction on green, and
+// proves them and the foreign keys. It returns the tables that have another number of rows
+// than blue's, by move.
+func (m *Mover) copyYoung(ctx context.Context, session *pgx.Conn, l convert.Layout, moves []Move, changed []change, c copied, keys []convert.ForeignKey) (map[int][]convert.Table, error) {
+	odd := map[int][]convert.Table{}
+	err := m.writeGreen(ctx, Fenced, moves, func(green pgx.Tx) error {
+		if err := execAll(ctx, green, []string{`SET LOCAL enable_seqscan = off`}); err != nil {
+			return err
+		}
+		err := frozen(ctx, session, func(from pgx.Tx) error {
+			for i, t := range l.Tables {
+				var of []Move
+				for _, n := range changed {
+					if n.table == i && n.young > 0 {
+						of = append(of, moves[n.move])
+					}
+				}
+				if len(of) > 0 {
+					if err := replaceYoung(ctx, from, green, l, t, of, isYoung(c.since[t.Name])); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		b := &pgx.Batch{}
+		for _, n := range changed {
+			t := l.Tables[n.table]
+			b.Queue(`SELECT count(*) FROM `+quoted(l.GreenSchema, t.Name)+` WHERE tenant_id = $1`, moves[n.move].Tenant).QueryRow(func(row pgx.Row) error {
+				var rows int64
+				err := row.Scan(&rows)
+				if rows != n.rows {
+					odd[n.move] = append(odd[n.move], t)
+				}
+				return err
+			})
+		}
+		if !c.apart { // green has all of blue's rows, and of those that are too many each fits the others as of one moment
+			queueOrphans(b, l, keys, moves)
+		}
+		return green.SendBatch(ctx, b).Close()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("migration: copy what has changed: %w", err)
+	}
+	return odd, nil
+}
+
+// rowKey names a row of a group's tenants.
+type rowKey struct {
+	tenant tenant.ID
+	key    string // the key's columns, joined by NUL
+}
+
+// replaceYoung copies tenants' young rows of a table over those that green has of the same
+// keys, and compares both sides.
+func replaceYoung(ctx context.Context, from, green pgx.Tx, l convert.Layout, t convert.Table, moves []Move, young string) error {
+	sources, selects := make([]string, len(moves)), make([]string, len(moves))
+	for i, v := range moves {
+		sources[i] = fmt.Sprintf(`SELECT %s, '%s'::text, %s FROM %s WHERE %s`, rowHash(t), v.Tenant, keyColumns(t), quoted(v.Schema, t.Name), young)
+		selects[i] = blueSelect(t, v) + ` WHERE ` + young
+	}
+	want, err := keysOf(ctx, from, t, strings.Join(sources, " UNION ALL "))
+	if err != nil {
+		return err
+	}
+	keys := slices.Collect(maps.Keys(want))
+	shared := quoted(l.GreenSchema, t.Name)
+	for some := range slices.Chunk(keys, keysAtOnce) {
+		if _, err := green.Exec(ctx, `DELETE FROM `+shared+` WHERE `+rowsIn(t, some), pgx.QueryExecModeExec); err != nil {
+			return fmt.Errorf("delete changed rows of table %s: %w", t.Name, err)
+		}
+	}
+	if _, err := stream(ctx, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(keys, keysAtOnce) {
+		have, err := keysOf(ctx, green, t, fmt.Sprintf(`SELECT %s, tenant_id::text, %s FROM %s WHERE %s`, rowHash(t), keyColumns(t), shared, rowsIn(t, some)))
+		if err != nil {
+			return err
+		}
+		for _, k := range some {
+			if have[k] != want[k] {
+				return &mismatch{k.tenant, fault.New(fault.Conflict, "rows_differ", "table %s: the row with the key %s is not the same in blue and in green",
+					t.Name, strings.ReplaceAll(k.key, "\x00", ", "))}
+			}
+		}
+	}
+	return nil
 }
 
 // ranges are the digests of one table by range of hashed keys: a difference is found
@@ -119,30 +401,28 @@ func keyText(t convert.Table) string {
 // rangeDigests is the query for one table's ranges; source names the table and, on
 // green, the tenant.
 func rangeDigests(t convert.Table, n int, source string) string {
-	return fmt.Sprintf(`SELECT i, %s FROM (SELECT (hashtextextended(%s, 2) & %d)::int AS i, %s AS r FROM %s) x GROUP BY i`, sums, keyText(t), n-1, rowText(t), source)
+	return fmt.Sprintf(`SELECT i, count(*), %s FROM (SELECT (hashtextextended(%s, 2) & %d)::int AS i, %s AS r FROM %s) x GROUP BY i`, sums, keyText(t), n-1, rowText(t), source)
 }
 
 func ofTenant(l convert.Layout, t convert.Table, v Move) string {
 	return quoted(l.GreenSchema, t.Name) + ` WHERE tenant_id = '` + v.Tenant.String() + `'`
 }
 
-// catchUp makes green's rows of a fenced tenant those of blue, and proves it: ranges of
-// keys whose hashes differ are looked at row by row, and what differs is copied anew. It
-// returns the number of rows, and what still differs, "" for nothing.
-func (m *Mover) catchUp(ctx context.Context, blue *citus.Pool, l convert.Layout, v Move, rows map[string]int64) (count int64, wrong string, err error) {
+// reconcile makes green's rows of a fenced tenant those of blue, whatever green has, and
+// proves it: ranges of keys whose hashes differ are looked at row by row, and what differs is
+// copied anew. about are its rows by table, if known. It returns the number of rows, and what still
+// differs, "" for nothing.
+func (m *Mover) reconcile(ctx context.Context, blue *citus.Pool, l convert.Layout, v Move, about map[string]int64) (count int64, wrong string, err error) {
 	n := make([]int, len(l.Tables))
 	inBlueSQL, inGreenSQL := make([]string, len(l.Tables)), make([]string, len(l.Tables))
 	for i, t := range l.Tables {
-		n[i] = rangesOf(rows[t.Name])
+		n[i] = rangesOf(about[t.Name])
 		inBlueSQL[i] = rangeDigests(t, n[i], quoted(v.Schema, t.Name))
 		inGreenSQL[i] = rangeDigests(t, n[i], ofTenant(l, t, v))
 	}
 	var inBlue, inGreen []ranges
 	err = both(ctx,
 		func(ctx context.Context) error {
-			if err := m.moveSequences(ctx, blue, l, []Move{v}); err != nil {
-				return err
-			}
 			return frozen(ctx, blue, func(tx pgx.Tx) (err error) { inBlue, err = readRanges(ctx, tx, inBlueSQL); return err })
 		},
 		func(ctx context.Context) error {
@@ -158,34 +438,27 @@ func (m *Mover) catchUp(ctx context.Context, blue *citus.Pool, l convert.Layout,
 		}
 		count += inBlue[i].total()
 	}
-	if len(changed) > 0 {
-		if err := m.copyChanges(ctx, blue, l, v, changed, n, inBlue, inGreen); err != nil {
-			return 0, "", err
-		}
-		m.crash("changes copied")
+	if len(changed) == 0 {
+		return count, "", nil
 	}
-	return count, wrong, m.readGreen(ctx, func(tx pgx.Tx) error {
-		again := make([]string, len(changed))
-		for j, i := range changed {
-			again[j] = inGreenSQL[i]
+	if err := m.copyChanges(ctx, blue, l, v, changed, n, inBlue, inGreen); err != nil {
+		return 0, "", err
+	}
+	again := make([]string, len(changed))
+	for j, i := range changed {
+		again[j] = inGreenSQL[i]
+	}
+	var after []ranges
+	if err := m.readGreen(ctx, func(tx pgx.Tx) (err error) { after, err = readRanges(ctx, tx, again); return err }); err != nil {
+		return 0, "", err
+	}
+	for j, i := range changed {
+		if d := differing(inBlue[i], after[j]); d != nil {
+			wrong = fmt.Sprintf("table %s has %d rows in blue and %d in green, and %d of %d ranges of keys differ",
+				l.Tables[i].Name, inBlue[i].total(), after[j].total(), len(d), n[i])
 		}
-		after, err := readRanges(ctx, tx, again)
-		if err != nil {
-			return err
-		}
-		for j, i := range changed {
-			if d := differing(inBlue[i], after[j]); d != nil {
-				wrong = fmt.Sprintf("table %s has %d rows in blue and %d in green, and %d of %d ranges of keys differ",
-					l.Tables[i].Name, inBlue[i].total(), after[j].total(), len(d), n[i])
-			}
-		}
-		b := &pgx.Batch{}
-		queueOrphans(b, l, []Move{v})
-		if b.Len() == 0 {
-			return nil
-		}
-		return tx.SendBatch(ctx, b).Close()
-	})
+	}
+	return count, wrong, nil
 }
 
 // readRanges runs one query for each table in one round trip. The texts hold the
@@ -223,23 +496,24 @@ func (m *Mover) copyChanges(ctx context.Context, blue *citus.Pool, l convert.Lay
 		return frozen(ctx, blue, func(from pgx.Tx) error {
 			for _, i := range changed {
 				t := l.Tables[i]
-				in := differing(inBlue[i], inGreen[i])
-				have, err := keysIn(ctx, green, t, n[i], in, quoted(l.GreenSchema, t.Name)+` WHERE tenant_id = '`+v.Tenant.String()+`' AND `)
+				in := inRanges(t, n[i], differing(inBlue[i], inGreen[i]))
+				one := fmt.Sprintf(`SELECT %s, '%s'::text, %s FROM `, rowHash(t), v.Tenant, keyColumns(t))
+				have, err := keysOf(ctx, green, t, one+ofTenant(l, t, v)+` AND `+in)
 				if err != nil {
 					return err
 				}
-				want, err := keysIn(ctx, from, t, n[i], in, quoted(v.Schema, t.Name)+` WHERE `)
+				want, err := keysOf(ctx, from, t, one+quoted(v.Schema, t.Name)+` WHERE `+in)
 				if err != nil {
 					return err
 				}
 				drop, add := changes(have, want)
 				for keys := range slices.Chunk(drop, keysAtOnce) {
-					if _, err := green.Exec(ctx, `DELETE FROM `+ofTenant(l, t, v)+` AND `+keyIn(t, keys), pgx.QueryExecModeExec); err != nil {
+					if _, err := green.Exec(ctx, `DELETE FROM `+quoted(l.GreenSchema, t.Name)+` WHERE `+rowsIn(t, keys), pgx.QueryExecModeExec); err != nil {
 						return fmt.Errorf("migration: delete changed rows of table %s: %w", t.Name, err)
 					}
 				}
 				for keys := range slices.Chunk(add, keysAtOnce) {
-					if _, err := stream(ctx, from.Conn(), green.Conn(), l, t, blueSelect(t, v)+` WHERE `+keyIn(t, keys)); err != nil {
+					if _, err := stream(ctx, from.Conn(), green.Conn(), l, t, blueSelect(t, v)+` WHERE `+keyIn(t, bare(keys))); err != nil {
 						return err
 					}
 				}
@@ -252,27 +526,66 @@ func (m *Mover) copyChanges(ctx context.Context, blue *citus.Pool, l convert.Lay
 // keysAtOnce bounds the length of one statement.
 const keysAtOnce = 2000
 
-// keysIn reads the keys of some ranges, each with its row's hash. A key's columns are
-// joined by NUL, which no text of PostgreSQL holds.
-func keysIn(ctx context.Context, tx pgx.Tx, t convert.Table, n int, in []int, source string) (map[string]string, error) {
+// inRanges is a condition on the key: it is in one of some ranges.
+func inRanges(t convert.Table, n int, in []int) string {
 	list := make([]string, len(in))
 	for i, v := range in {
 		list[i] = strconv.Itoa(v)
 	}
+	return fmt.Sprintf(`(hashtextextended(%s, 2) & %d)::int = ANY('{%s}')`, keyText(t), n-1, strings.Join(list, ","))
+}
+
+// keyColumns are a key's columns as text.
+func keyColumns(t convert.Table) string {
 	columns := make([]string, len(t.Key))
 	for i, c := range t.Key {
 		columns[i] = quoted(c) + "::text"
 	}
-	results, err := tx.Conn().PgConn().Exec(ctx, fmt.Sprintf(`SELECT hashtextextended(%s, 0), %s FROM %s (hashtextextended(%s, 2) & %d)::int = ANY('{%s}')`,
-		rowText(t), strings.Join(columns, ", "), source, keyText(t), n-1, strings.Join(list, ","))).ReadAll()
+	return strings.Join(columns, ", ")
+}
+
+func rowHash(t convert.Table) string { return `hashtextextended(` + rowText(t) + `, 0)` }
+
+// keysOf reads rows of a hash, the tenant and the key's columns. No text of PostgreSQL holds
+// the NUL that joins the columns.
+func keysOf(ctx context.Context, tx pgx.Tx, t convert.Table, query string) (map[rowKey]string, error) {
+	results, err := tx.Conn().PgConn().Exec(ctx, query).ReadAll()
 	if err != nil {
 		return nil, fmt.Errorf("migration: keys of table %s: %w", t.Name, err)
 	}
-	out := map[string]string{}
+	out := map[rowKey]string{}
 	for _, row := range results[0].Rows {
-		out[string(bytes.Join(row[1:], []byte{0}))] = string(row[0])
+		id, err := tenant.ParseID(string(row[1]))
+		if err != nil {
+			return nil, err
+		}
+		out[rowKey{id, string(bytes.Join(row[2:], []byte{0}))}] = string(row[0])
 	}
 	return out, nil
+}
+
+// rowsIn is a condition on the tenant and the key. It names the tenants once more on their
+// own: that is how Citus finds the shards.
+func rowsIn(t convert.Table, keys []rowKey) string {
+	of := map[tenant.ID][]string{}
+	for _, k := range keys {
+		of[k.tenant] = append(of[k.tenant], k.key)
+	}
+	var tenants, each []string
+	for id, keys := range of {
+		tenants = append(tenants, literal(id.String()))
+		each = append(each, `tenant_id = `+literal(id.String())+` AND `+keyIn(t, keys))
+	}
+	return `tenant_id IN (` + strings.Join(tenants, ", ") + `) AND (` + strings.Join(each, " OR ") + `)`
+}
+
+// bare are keys without their tenant.
+func bare(keys []rowKey) []string {
+	out := make([]string, len(keys))
+	for i, k := range keys {
+		out[i] = k.key
+	}
+	return out
 }
 
 // keyIn is a condition on the key: literals, which take the columns' types, so that an
@@ -310,7 +623,7 @@ func literal(s string) string {
 }
 
 // changes tells which keys are to be deleted where they are, and which to be copied there.
-func changes(have, want map[string]string) (drop, add []string) {
+func changes(have, want map[rowKey]string) (drop, add []rowKey) {
 	for k, h := range have {
 		if want[k] != h {
 			drop = append(drop, k)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,7 +24,9 @@ var canonical = []string{
 
 // frozen begins a transaction that reads blue's rows as of one moment: the moment does
 // not matter for a fenced tenant.
-func frozen(ctx context.Context, blue *citus.Pool, work func(tx pgx.Tx) error) error {
+func frozen(ctx context.Context, blue interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}, work func(tx pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, blue, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := execAll(ctx, tx, canonical); err != nil {
 			return err
@@ -79,32 +81,14 @@ func execAll(ctx context.Context, tx pgx.Tx, statements []string) error {
 	return tx.SendBatch(ctx, b).Close()
 }
 
-// copyGroup copies all rows of small tenants, table by table, many tenants in one
-// statement and one stream: it is round trips that make thousands of small tenants
-// slow. One transaction on green; rows of an earlier attempt are deleted in it.
-func (m *Mover) copyGroup(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) error {
-	return m.writeGreen(ctx, Fenced, moves, func(green pgx.Tx) error {
-		if err := purge(ctx, green, l, triedBefore(moves)); err != nil {
-			return err
-		}
-		return frozen(ctx, blue, func(from pgx.Tx) error {
-			for _, t := range l.Tables {
-				selects := make([]string, len(moves))
-				for i, v := range moves {
-					selects[i] = blueSelect(t, v)
-				}
-				if _, err := stream(ctx, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	})
-}
-
 // stream pipes one query's rows into one of green's tables and counts them. Memory
 // is bounded by the pipe, whatever the size.
 func stream(ctx context.Context, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
+	return streamWhen(ctx, nil, from, to, l, t, query)
+}
+
+// streamWhen is stream for rows that nobody waits for: it stands still while somebody does.
+func streamWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
 	format := "text"
 	if t.Binary {
 		format = "binary"
@@ -112,7 +96,7 @@ func stream(ctx context.Context, from, to *pgx.Conn, l convert.Layout, t convert
 	r, w := io.Pipe()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		_, err := from.PgConn().CopyTo(ctx, w, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
+		_, err := from.PgConn().CopyTo(ctx, calmWriter{ctx, calm, w}, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
 		_ = w.CloseWithError(err) // nil is an end of file
 		if err != nil {
 			return fmt.Errorf("migration: read table %s: %w", t.Name, err)
@@ -178,9 +162,10 @@ func (m *Mover) copyBig(ctx context.Context, blue *citus.Pool, l convert.Layout,
 			return false, err
 		}
 	}
+	first := true // however small the budget, a step gets further
 	for _, t := range l.Tables {
-		for page := done[t.Name]; page != allPages; {
-			if stop() {
+		for page := done[t.Name]; page != allPages; first = false {
+			if !first && stop() {
 				return false, nil
 			}
 			if page, err = m.copyChunk(ctx, blue, l, t, f, page); err != nil {
@@ -237,4 +222,60 @@ func (m *Mover) copyChunk(ctx context.Context, blue *citus.Pool, l convert.Layou
 		})
 	})
 	return next, err
+}
+
+// calm tells the copies of a process when tenants wait for it: their fenced part goes first.
+type calm struct {
+	mu      sync.Mutex
+	waiting int
+	over    chan struct{} // closed when nobody waits any more
+}
+
+// enter begins a part in which tenants wait, and returns its end.
+func (c *calm) enter() (leave func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == 0 {
+		c.over = make(chan struct{})
+	}
+	c.waiting++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.waiting--; c.waiting == 0 {
+			close(c.over)
+		}
+	}
+}
+
+// wait returns when no tenant waits.
+func (c *calm) wait(ctx context.Context) error {
+	c.mu.Lock()
+	waiting, over := c.waiting, c.over
+	c.mu.Unlock()
+	if waiting == 0 {
+		return nil
+	}
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// calmWriter waits before each write; without a calm it does not.
+type calmWriter struct {
+	ctx  context.Context
+	calm *calm
+	to   io.Writer
+}
+
+func (w calmWriter) Write(p []byte) (int, error) {
+	if w.calm != nil {
+		if err := w.calm.wait(w.ctx); err != nil {
+			return 0, err
+		}
+	}
+	return w.to.Write(p)
 }

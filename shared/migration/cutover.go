@@ -16,64 +16,68 @@ import (
 	"github.com/coditect/platform/shared/tenant"
 )
 
-// moveGroup moves a few tenants of one shape: fence, copy, verify, flip. Their writers
-// wait from the first line to the last. It returns the moves that are now green.
+// moveFenced moves one tenant whose rows are not copied before its fence: one that is too
+// large for that, or one that an earlier step has left fenced. Its writers wait from the first
+// line to the last.
 //
-// An error that belongs to one tenant undoes that tenant's move; any other leaves
-// the group as it is, fenced, for the next step.
-func (m *Mover) moveGroup(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, moves []Move, stop func() bool) error {
-	group, err := m.fenceGroup(ctx, blue, shape, moves)
+// An error that belongs to the tenant undoes its move; any other leaves it as it is, fenced,
+// for the next step.
+func (m *Mover) moveFenced(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, v Move, stop func() bool) error {
+	group, err := m.fenceGroup(ctx, blue, shape, []Move{v})
 	if err != nil || len(group) == 0 {
 		return err
 	}
-	frozen := movesOf(group)
-	var inBlue, inGreen digests
-	if isBig(group, m.cfg) {
+	moves := movesOf(group)
+	if m.cfg.ahead(v) {
+		defer m.calm.enter()() // not for a large one: that takes its time
+	}
+	var count int64
+	wrong := map[tenant.ID]string{}
+	if m.cfg.ahead(v) { // whatever green has
+		var differs string
+		err := both(ctx,
+			func(ctx context.Context) error { return m.moveSequences(ctx, blue, l, moves) },
+			func(ctx context.Context) (err error) {
+				count, differs, err = m.reconcile(ctx, blue, l, v, nil)
+				return err
+			})
+		if err != nil {
+			return err
+		}
+		m.crash("copied")
+		if differs != "" {
+			wrong[v.Tenant] = differs
+		}
+		if err := m.proveKeys(ctx, l, l.ForeignKeys, moves); err != nil {
+			return err
+		}
+	} else {
 		finished, err := m.copyBig(ctx, blue, l, group[0], stop)
 		if err != nil || !finished {
 			return err
 		}
 		m.crash("copied")
+		var inBlue, inGreen digests
 		err = both(ctx,
-			func(ctx context.Context) (err error) {
-				if err := m.moveSequences(ctx, blue, l, frozen); err != nil {
+			func(ctx context.Context) error {
+				if err := m.moveSequences(ctx, blue, l, moves); err != nil {
 					return err
 				}
-				inBlue, err = blueDigests(ctx, blue, l, frozen)
-				return err
+				inBlue = digests{}
+				return frozen(ctx, blue, func(tx pgx.Tx) error { return blueDigests(ctx, tx, l, moves, inBlue) })
 			},
-			func(ctx context.Context) (err error) { inGreen, err = m.greenDigests(ctx, l, frozen); return err })
+			func(ctx context.Context) (err error) { inGreen, err = m.greenDigests(ctx, l, moves, true); return err })
 		if err != nil {
 			return err
 		}
-	} else {
-		err = both(ctx,
-			func(ctx context.Context) (err error) {
-				if err := m.moveSequences(ctx, blue, l, frozen); err != nil {
-					return err
-				}
-				inBlue, err = blueDigests(ctx, blue, l, frozen)
-				return err
-			},
-			func(ctx context.Context) error { return m.copyGroup(ctx, blue, l, frozen) })
-		if err != nil {
-			return err
-		}
-		m.crash("copied")
-		if inGreen, err = m.greenDigests(ctx, l, frozen); err != nil {
-			return err
-		}
+		wrong = compare(l, moves, inBlue, inGreen)
+		count = inGreen.rows(v.Tenant)
 	}
-	if wrong := compare(l, frozen, inBlue, inGreen); len(wrong) > 0 {
-		return m.refuse(ctx, frozen, wrong)
+	if len(wrong) > 0 {
+		return m.refuse(ctx, moves, wrong)
 	}
 	m.crash("verified")
-
-	counts := make([]int64, len(group))
-	for i, f := range group {
-		counts[i] = inGreen.rows(f.Tenant)
-	}
-	return m.flip(ctx, run, blue, l, group, counts)
+	return m.flip(ctx, run, blue, l, group, []int64{count})
 }
 
 // both runs two pieces of work at the same time.
@@ -84,7 +88,7 @@ func both(ctx context.Context, one, two func(context.Context) error) error {
 	return g.Wait()
 }
 
-// fencesAtOnce is less than the connections of a step to blue.
+// fencesAtOnce is how many fences are raised at the same time.
 const fencesAtOnce = 3
 
 // fenceGroup raises the fences. A tenant whose writers hold on for too long is left
@@ -138,11 +142,6 @@ func movesOf(group []fenced) []Move {
 		out[i] = f.Move
 	}
 	return out
-}
-
-// isBig: a single tenant whose rows may take more than a step.
-func isBig(group []fenced, cfg Config) bool {
-	return len(group) == 1 && group[0].Bytes > cfg.GroupBytes
 }
 
 // flip changes the home of verified tenants: the directory, green's gate and the move

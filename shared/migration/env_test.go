@@ -38,7 +38,7 @@ type world struct {
 
 // reached is called by movers at their crash points.
 func (w *world) reached(cfg migration.Config, at string) {
-	if at == "copied" && cfg.AheadBytes < 0 && w.between != nil {
+	if at == "copied" && cfg.AheadMax >= 0 && w.between != nil {
 		w.between()
 	}
 }

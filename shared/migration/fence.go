@@ -20,7 +20,7 @@ type fenced struct {
 
 // fencePatience is how often a fence is tried in one step while a long transaction
 // of a writer is in the way. Between two tries the writers behind it go on.
-const fencePatience = 3
+const fencePatience = 8
 
 // raiseFence freezes one tenant: it waits for the open transactions of its writers
 // and refuses new ones. Reads go on. One short transaction in blue.

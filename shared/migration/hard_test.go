@@ -52,16 +52,16 @@ func TestDoubledAndReorderedTasks(t *testing.T) {
 	traffic.check(t)
 }
 
-// aheadOf is a configuration that copies every tenant before its fence.
-var aheadOf = func() migration.Config { c := quick; c.AheadBytes = -1; return c }()
+// fencedFirst is a configuration that copies every tenant under its fence.
+var fencedFirst = func() migration.Config { c := quick; c.AheadMax = -1; return c }()
 
 // everyPoint runs f for each crash point of both ways to move a tenant.
-func everyPoint(t *testing.T, group, ahead []string, f func(t *testing.T, cfg migration.Config, point string)) {
-	for _, p := range group {
-		t.Run("group/"+p, func(t *testing.T) { f(t, quick, p) })
-	}
+func everyPoint(t *testing.T, ahead, fenced []string, f func(t *testing.T, cfg migration.Config, point string)) {
 	for _, p := range ahead {
-		t.Run("ahead/"+p, func(t *testing.T) { f(t, aheadOf, p) })
+		t.Run("ahead/"+p, func(t *testing.T) { f(t, quick, p) })
+	}
+	for _, p := range fenced {
+		t.Run("fenced/"+p, func(t *testing.T) { f(t, fencedFirst, p) })
 	}
 }
 
@@ -95,8 +95,8 @@ func fallsAsleep(t *testing.T, asleep <-chan struct{}, finished <-chan error) {
 // A step that was thought dead wakes up after another one has finished its work, and
 // writes go on in green. Whatever it still does must change nothing.
 func TestAZombieStepIsHarmless(t *testing.T) {
-	everyPoint(t, []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed"},
-		[]string{"copying", "copied", "fence recorded", "changes copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
+	everyPoint(t, []string{"claimed", "copying", "copied", "copy verified", "fence raised", "fence recorded", "changes copied", "verified", "gates closed"},
+		[]string{"fence recorded", "chunk copied", "copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
 			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
@@ -136,8 +136,8 @@ func TestAZombieStepIsHarmless(t *testing.T) {
 // The same, but while it slept an operator has undone the move: the zombie must not
 // fence the tenant again, nor bring rows to green.
 func TestAZombieAfterAnUndo(t *testing.T) {
-	everyPoint(t, []string{"claimed", "fence recorded", "copied", "verified", "gates closed"},
-		[]string{"copying", "copied", "fence recorded", "changes copied"}, func(t *testing.T, cfg migration.Config, point string) {
+	everyPoint(t, []string{"claimed", "copying", "copied", "fence recorded", "changes copied", "verified", "gates closed"},
+		[]string{"fence recorded", "chunk copied", "copied"}, func(t *testing.T, cfg migration.Config, point string) {
 			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
@@ -181,8 +181,8 @@ type crashed struct{ point string }
 // A step dies after each of its effects; the next one finishes. The tenants are written
 // all the time. (functions/migrationstep does the same with a real process and kill -9.)
 func TestAStepDiesAnywhere(t *testing.T) {
-	everyPoint(t, []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed", "flipped", "step named", "batch done"},
-		[]string{"copying", "copied", "fence recorded", "changes copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
+	everyPoint(t, []string{"claimed", "copying", "copied", "copy verified", "fence raised", "fence recorded", "changes copied", "verified", "gates closed", "flipped", "step named", "batch done"},
+		[]string{"fence recorded", "chunk copied", "copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
 			w := newWorld(t, citustest.New(t))
 			w.Mover = migration.New(w.Migrator, w.Queue, cfg)
 			ids := blueTenants(t, w, 4)
@@ -283,7 +283,9 @@ func TestALongTransactionIsNotCutOff(t *testing.T) {
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
 	held, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	var once sync.Once
+	var once, let sync.Once
+	letGo := func() { let.Do(func() { close(release) }) }
+	t.Cleanup(letGo)
 	go func() {
 		done <- w.Door.InTenant(t.Context(), ids[0], func(tx *citus.Tx) error {
 			_, err := tx.Exec(t.Context(), `INSERT INTO project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $2, 'held', now(), now())`, tx.Tenant(), tenant.NewID())
@@ -296,10 +298,10 @@ func TestALongTransactionIsNotCutOff(t *testing.T) {
 	run := start(t, w, ids, 10)
 	task, _ := w.Queue.take()
 	require.NoError(t, w.Mover.Step(t.Context(), task))
-	require.Equal(t, migration.Counts{migration.Green: 1, migration.Planned: 1}, inspect(t, w, run).Counts)
+	require.Equal(t, migration.Counts{migration.Green: 1, migration.Copying: 1}, inspect(t, w, run).Counts)
 	_, err := addProject(t.Context(), w.Door, ids[0], "meanwhile")
 	require.NoError(t, err, "the others go on")
-	close(release)
+	letGo()
 	require.NoError(t, <-done)
 	w.drain(t)
 	require.Equal(t, migration.Counts{migration.Green: 2}, inspect(t, w, run).Counts)

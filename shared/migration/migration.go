@@ -39,15 +39,14 @@ func (m *Mover) enqueue(ctx context.Context, t StepTask, after time.Time) error 
 
 // Config bounds what a step does. The tags are those of sethvargo/go-envconfig.
 type Config struct {
-	StepBudget   time.Duration `env:"CODITECT_STEP_BUDGET,default=10s"`          // a step begins nothing new after this; keep it well below the queue's dispatch deadline
-	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=12"`         // tenants that are fenced, copied and flipped together, at most
-	AheadBytes   int64         `env:"CODITECT_AHEAD_BYTES,default=262144"`       // a larger tenant is copied before its fence goes up; -1: every one
-	AheadMax     int64         `env:"CODITECT_AHEAD_MAX,default=134217728"`      // but not one larger than this: it is copied page by page under the fence
-	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=1048576"`      // and the bytes of their rows, at most (one tenant may exceed it alone)
-	ChunkPages   int64         `env:"CODITECT_CHUNK_PAGES,default=8192"`         // 8 kB pages of a big table copied in one transaction
-	LockTimeout  time.Duration `env:"CODITECT_FENCE_LOCK_TIMEOUT,default=150ms"` // how long the fence may queue behind a writer, and others behind it
-	MaxAttempts  int           `env:"CODITECT_MOVE_ATTEMPTS,default=12"`         // claims of one move before it is undone
-	Lease        time.Duration `env:"CODITECT_BATCH_LEASE,default=5s"`           // of a batch, renewed while its step lives
+	StepBudget   time.Duration `env:"CODITECT_STEP_BUDGET,default=10s"`         // a step begins nothing new after this; keep it well below the queue's dispatch deadline
+	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=12"`        // tenants that are copied, fenced and flipped together, at most
+	AheadMax     int64         `env:"CODITECT_AHEAD_MAX,default=134217728"`     // bytes of the largest tenant that is copied before its fence goes up; a larger one page by page under it
+	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=1048576"`     // and the bytes of their rows, at most (one tenant may exceed it alone)
+	ChunkPages   int64         `env:"CODITECT_CHUNK_PAGES,default=8192"`        // 8 kB pages of a big table copied in one transaction
+	LockTimeout  time.Duration `env:"CODITECT_FENCE_LOCK_TIMEOUT,default=50ms"` // how long the fence may queue behind a writer, and others behind it
+	MaxAttempts  int           `env:"CODITECT_MOVE_ATTEMPTS,default=12"`        // claims of one move before it is undone
+	Lease        time.Duration `env:"CODITECT_BATCH_LEASE,default=5s"`          // of a batch, renewed while its step lives
 }
 
 // withDefaults fills what a caller left zero.
@@ -58,7 +57,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	def(&c.StepBudget, 10*time.Second)
-	def(&c.LockTimeout, 150*time.Millisecond)
+	def(&c.LockTimeout, 50*time.Millisecond)
 	def(&c.Lease, 5*time.Second)
 	if c.GroupTenants <= 0 {
 		c.GroupTenants = 12
@@ -66,10 +65,7 @@ func (c Config) withDefaults() Config {
 	if c.GroupBytes <= 0 {
 		c.GroupBytes = 1 << 20
 	}
-	if c.AheadBytes == 0 {
-		c.AheadBytes = 256 << 10
-	}
-	if c.AheadMax <= 0 {
+	if c.AheadMax == 0 {
 		c.AheadMax = 128 << 20
 	}
 	if c.ChunkPages <= 0 {
@@ -88,9 +84,15 @@ type Mover struct {
 	queue   Queue
 	cfg     Config
 	layouts *layouts
+	steps   chan struct{} // one for each step at work: it holds connections while it asks for more
+	calm    calm
 	now     func() time.Time
 	crash   func(point string) // tests kill the process here
 }
+
+// stepConns is how many connections to one database a step uses at the same time: the session
+// of its copy, and one for each of the fences.
+const stepConns = 1 + fencesAtOnce
 
 // Option changes a Mover.
 type Option func(*Mover)
@@ -101,7 +103,8 @@ func WithCrashPoints(f func(point string)) Option { return func(m *Mover) { m.cr
 
 // New returns a mover over databases that were opened with the migrator's role.
 func New(dbs *citus.Databases, queue Queue, cfg Config, opts ...Option) *Mover {
-	m := &Mover{dbs: dbs, queue: queue, cfg: cfg.withDefaults(), layouts: newLayouts(), now: time.Now, crash: func(string) {}}
+	m := &Mover{dbs: dbs, queue: queue, cfg: cfg.withDefaults(), layouts: newLayouts(), now: time.Now,
+		steps: make(chan struct{}, max(1, dbs.MaxConns()/stepConns)), crash: func(string) {}}
 	for _, o := range opts {
 		o(m)
 	}

@@ -82,8 +82,8 @@ func TestOwnTenantsMove(t *testing.T) {
 }
 
 func TestNothingIsLostUnderTraffic(t *testing.T) {
-	t.Run("group", func(t *testing.T) { nothingIsLost(t, quick) })
-	t.Run("ahead", func(t *testing.T) { nothingIsLost(t, aheadOf) })
+	t.Run("ahead", func(t *testing.T) { nothingIsLost(t, quick) })
+	t.Run("fenced", func(t *testing.T) { nothingIsLost(t, fencedFirst) })
 }
 
 func nothingIsLost(t *testing.T, cfg migration.Config) {

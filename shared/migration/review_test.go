@@ -32,7 +32,7 @@ func TestDDLInASource(t *testing.T) {
 	require.NoError(t, err)
 	task, _ := w.Queue.take()
 	require.NoError(t, w.Mover.Step(t.Context(), task))
-	require.Equal(t, migration.Counts{migration.Green: 1, migration.Planned: 1}, inspect(t, w, run).Counts)
+	require.Equal(t, migration.Counts{migration.Green: 1, migration.Copying: 1}, inspect(t, w, run).Counts)
 	_, err = owner.Exec(t.Context(), `COMMIT`)
 	require.NoError(t, err)
 	w.drain(t)

@@ -21,6 +21,12 @@ import (
 // on the batch: the queue is to deliver the task again. Any other error too is one to
 // repeat; what belongs to a tenant undoes that tenant's move and is no error here.
 func (m *Mover) Step(ctx context.Context, t StepTask) error {
+	select {
+	case m.steps <- struct{}{}:
+		defer func() { <-m.steps }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	run, err := m.runOf(ctx, t)
 	if fault.KindOf(err) == fault.NotFound {
 		return nil // of a run that is not ours: delivering it again would not help
@@ -175,10 +181,12 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 		return err
 	}
 	m.crash("claimed")
-	if len(claimed) == 1 && m.cfg.ahead(claimed[0]) {
-		return s.blame(ctx, claimed, m.moveAhead(ctx, run, blue, l, shape, claimed[0]))
+	for _, v := range claimed { // the others, if any, wait for the next turn
+		if !m.cfg.together(v) {
+			return s.blame(ctx, []Move{v}, m.moveFenced(ctx, run, blue, l, shape, v, s.stop))
+		}
 	}
-	return s.blame(ctx, claimed, m.moveGroup(ctx, run, blue, l, shape, claimed, s.stop))
+	return s.blame(ctx, claimed, m.moveAhead(ctx, run, blue, l, shape, claimed))
 }
 
 // prepare does what needs no fence: it reads the group's shape and layout, and makes the
@@ -217,7 +225,7 @@ func (s *step) pick(open []Move) []Move {
 		bytes int64
 	)
 	for _, v := range open {
-		if len(group) > 0 && (s.suspect(v) || s.suspect(group[0]) || s.m.cfg.ahead(v) || s.m.cfg.ahead(group[0]) || s.alone[v.Schema] || s.alone[group[0].Schema] || v.Database != group[0].Database ||
+		if len(group) > 0 && (s.suspect(v) || s.suspect(group[0]) || !s.m.cfg.together(v) || !s.m.cfg.together(group[0]) || s.alone[v.Schema] || s.alone[group[0].Schema] || v.Database != group[0].Database ||
 			bytes+v.Bytes > s.m.cfg.GroupBytes || len(group) == s.m.cfg.GroupTenants) {
 			continue
 		}
@@ -226,6 +234,9 @@ func (s *step) pick(open []Move) []Move {
 	}
 	return group
 }
+
+// together: it may be moved together with others.
+func (c Config) together(v Move) bool { return c.ahead(v) && v.State != Fenced }
 
 // suspect: it has failed so often that it must not take others with it.
 func (s *step) suspect(v Move) bool { return v.Attempts >= suspectAfter }

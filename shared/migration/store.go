@@ -147,15 +147,17 @@ func (m *Mover) markFenced(ctx context.Context, moves []Move) error {
 	return oneEach(tag.RowsAffected(), len(moves), err)
 }
 
-// markCopying records that rows are being copied while the tenant is written.
-func (m *Mover) markCopying(ctx context.Context, v Move) error {
+// markCopying records that rows are being copied while the tenants are written.
+func (m *Mover) markCopying(ctx context.Context, moves []Move) error {
 	control, err := m.control(ctx)
 	if err != nil {
 		return err
 	}
-	tag, err := control.Exec(ctx, `UPDATE control.move SET state = 'copying', updated_at = clock_timestamp()
-		WHERE run_id = $1 AND tenant_id = $2 AND token = $3 AND state IN ('planned', 'copying')`, v.Run, v.Tenant, v.Token)
-	return oneEach(tag.RowsAffected(), 1, err)
+	tag, err := control.Exec(ctx, `UPDATE control.move m SET state = 'copying', updated_at = clock_timestamp()
+		FROM unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, token)
+		WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id AND m.token = x.token AND m.state IN ('planned', 'copying')`,
+		moves[0].Run, tenantsOf(moves), tokensOf(moves))
+	return oneEach(tag.RowsAffected(), len(moves), err)
 }
 
 // lockMoves holds the moves' rows until tx ends, so that no newer step can claim

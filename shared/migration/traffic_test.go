@@ -30,7 +30,8 @@ type writers struct {
 	count  atomic.Int64
 }
 
-// writeOn starts two writers per tenant: each inserts a row and then changes it.
+// writeOn starts two writers per tenant: each inserts a row, changes it, and then deletes some
+// and gives others a new key.
 func writeOn(t *testing.T, w *world, ids []tenant.ID) *writers {
 	ctx, cancel := context.WithCancel(t.Context())
 	ws := &writers{w: w, stop: cancel, acked: map[tenant.ID]map[tenant.ID]string{}, unsure: map[tenant.ID]bool{}}
@@ -41,7 +42,7 @@ func writeOn(t *testing.T, w *world, ids []tenant.ID) *writers {
 		for n := range 2 {
 			ws.group.Go(func() {
 				for i := 0; ctx.Err() == nil; i++ {
-					ws.write(ctx, id, fmt.Sprintf("%d-%d", n, i))
+					ws.write(ctx, id, i, fmt.Sprintf("%d-%d", n, i))
 				}
 			})
 		}
@@ -50,7 +51,7 @@ func writeOn(t *testing.T, w *world, ids []tenant.ID) *writers {
 	return ws
 }
 
-func (ws *writers) write(ctx context.Context, id tenant.ID, name string) {
+func (ws *writers) write(ctx context.Context, id tenant.ID, i int, name string) {
 	row, err := addProject(ctx, ws.w.Door, id, name)
 	ws.note(ctx, id, row, name, err)
 	if err != nil {
@@ -61,12 +62,44 @@ func (ws *writers) write(ctx context.Context, id tenant.ID, name string) {
 		b.Queue(`UPDATE project SET name = $3, version = version + 1 WHERE tenant_id = $1 AND id = $2`, id, row, changed)
 	})
 	ws.note(ctx, id, row, changed, err)
+	if err != nil {
+		return
+	}
+	switch i % 3 {
+	case 0:
+		err = ws.w.Door.OneTrip(ctx, id, func(b *citus.Batch) { b.Queue(`DELETE FROM project WHERE tenant_id = $1 AND id = $2`, id, row) })
+		ws.gone(ctx, id, row, err)
+	case 1:
+		moved := tenant.NewID()
+		err = ws.w.Door.OneTrip(ctx, id, func(b *citus.Batch) {
+			b.Queue(`UPDATE project SET id = $3 WHERE tenant_id = $1 AND id = $2`, id, row, moved)
+		})
+		ws.gone(ctx, id, row, err)
+		ws.note(ctx, id, moved, changed, err)
+	}
 }
 
-// writeEach writes once to every tenant, for a test that needs a write at this moment.
+// gone notes that a row was deleted.
+func (ws *writers) gone(ctx context.Context, id, row tenant.ID, err error) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	switch {
+	case err == nil:
+		ws.count.Add(1)
+		delete(ws.acked[id], row)
+	case ctx.Err() != nil, fault.KindOf(err) == fault.Uncertain:
+		ws.unsure[row] = true
+	default:
+		ws.failed = append(ws.failed, err)
+	}
+}
+
+// writeEach writes to every tenant, for a test that needs a write at this moment.
 func (ws *writers) writeEach(t *testing.T) {
 	for id := range ws.acked {
-		ws.write(t.Context(), id, "now")
+		for i := range 3 { // one is deleted, one gets a new key, one stays
+			ws.write(t.Context(), id, i, "now")
+		}
 	}
 }
 

@@ -3,12 +3,10 @@ package migration
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration/convert"
 	"github.com/coditect/platform/shared/tenant"
@@ -40,54 +38,53 @@ func (d digests) rows(id tenant.ID) (n int64) {
 	return n
 }
 
-const sums = `count(*), sum(hashtextextended(r, 0))::text`
+const sums = `sum(hashtextextended(r, 0))::text`
 
-// blueDigests computes the digests of frozen tenants, one statement a table for all
-// of them, all statements in one round trip. They hold the tenants' schemas in their
-// text and will not come again, so they are not prepared.
-func blueDigests(ctx context.Context, blue *citus.Pool, l convert.Layout, moves []Move) (digests, error) {
+// of is one tenant's rows by table.
+func (d digests) of(id tenant.ID) map[string]int64 {
+	out := map[string]int64{}
+	for table, byTenant := range d {
+		out[table] = byTenant[id].Rows
+	}
+	return out
+}
+
+// blueDigests computes the digests of tenants as a transaction sees them, one statement a
+// table for all of them, all statements in one round trip. They hold the tenants' schemas in
+// their text and will not come again, so they are not prepared.
+func blueDigests(ctx context.Context, tx pgx.Tx, l convert.Layout, moves []Move, out digests) error {
 	statements := make([]string, len(l.Tables))
 	for i, t := range l.Tables {
 		selects := make([]string, len(moves))
 		for j, v := range moves {
 			selects[j] = fmt.Sprintf(`SELECT %d AS i, %s AS r FROM %s`, j, rowText(t), quoted(v.Schema, t.Name))
 		}
-		statements[i] = `SELECT i, ` + sums + ` FROM (` + strings.Join(selects, " UNION ALL ") + `) x GROUP BY i`
+		statements[i] = `SELECT i, count(*), ` + sums + ` FROM (` + strings.Join(selects, " UNION ALL ") + `) x GROUP BY i`
 	}
-	out := digests{}
-	err := frozen(ctx, blue, func(tx pgx.Tx) error {
-		results, err := tx.Conn().PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
-		if err != nil {
-			return err
-		}
-		for i, r := range results {
-			for _, row := range r.Rows {
-				j, err := strconv.Atoi(string(row[0]))
-				if err != nil {
-					return err
-				}
-				n, err := strconv.ParseInt(string(row[1]), 10, 64)
-				if err != nil {
-					return err
-				}
-				out.add(l.Tables[i].Name, moves[j].Tenant, digest{Rows: n, Hash: string(row[2])})
-			}
-		}
-		return nil
-	})
+	results, err := tx.Conn().PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
 	if err != nil {
-		return nil, fmt.Errorf("migration: hash blue: %w", err)
+		return fmt.Errorf("migration: hash blue: %w", err)
 	}
-	return out, nil
+	for i, r := range results {
+		for _, row := range r.Rows {
+			n, err := integers(row[:2])
+			if err != nil {
+				return err
+			}
+			out.add(l.Tables[i].Name, moves[n[0]].Tenant, digest{Rows: n[1], Hash: string(row[2])})
+		}
+	}
+	return nil
 }
 
-// greenDigests computes the same over committed rows of green.
-func (m *Mover) greenDigests(ctx context.Context, l convert.Layout, moves []Move) (digests, error) {
+// greenDigests computes the same over committed rows of green, and where the tables fit
+// each other, proves the foreign keys.
+func (m *Mover) greenDigests(ctx context.Context, l convert.Layout, moves []Move, fit bool) (digests, error) {
 	out := digests{}
 	err := m.readGreen(ctx, func(tx pgx.Tx) error {
 		b := &pgx.Batch{}
 		for _, t := range l.Tables {
-			b.Queue(fmt.Sprintf(`SELECT tenant_id, %s FROM (SELECT tenant_id, %s AS r FROM %s WHERE tenant_id = ANY($1)) x GROUP BY tenant_id`,
+			b.Queue(fmt.Sprintf(`SELECT tenant_id, count(*), %s FROM (SELECT tenant_id, %s AS r FROM %s WHERE tenant_id = ANY($1)) x GROUP BY tenant_id`,
 				sums, rowText(t), quoted(l.GreenSchema, t.Name)), tenantsOf(moves)).Query(func(rows pgx.Rows) error {
 				var (
 					id tenant.ID
@@ -97,7 +94,9 @@ func (m *Mover) greenDigests(ctx context.Context, l convert.Layout, moves []Move
 				return err
 			})
 		}
-		queueOrphans(b, l, moves)
+		if fit {
+			queueOrphans(b, l, l.ForeignKeys, moves)
+		}
 		return tx.SendBatch(ctx, b).Close()
 	})
 	if err != nil {
@@ -106,10 +105,21 @@ func (m *Mover) greenDigests(ctx context.Context, l convert.Layout, moves []Move
 	return out, nil
 }
 
-// queueOrphans adds the proof of every foreign key; a row without its partner is a
-// mismatch.
-func queueOrphans(b *pgx.Batch, l convert.Layout, moves []Move) {
-	for _, k := range l.ForeignKeys {
+// proveKeys proves foreign keys over committed rows of green.
+func (m *Mover) proveKeys(ctx context.Context, l convert.Layout, keys []convert.ForeignKey, moves []Move) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	return m.readGreen(ctx, func(tx pgx.Tx) error {
+		b := &pgx.Batch{}
+		queueOrphans(b, l, keys, moves)
+		return tx.SendBatch(ctx, b).Close()
+	})
+}
+
+// queueOrphans adds the proof of foreign keys; a row without its partner is a mismatch.
+func queueOrphans(b *pgx.Batch, l convert.Layout, keys []convert.ForeignKey, moves []Move) {
+	for _, k := range keys {
 		b.Queue(orphans(l, k), tenantsOf(moves)).Query(func(rows pgx.Rows) error {
 			var id tenant.ID
 			_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
