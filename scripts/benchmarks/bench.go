@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -219,5 +220,21 @@ func settle(ctx context.Context, dsns ...string) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// prepared does work on a server that may forget it in a crash: what is measured afterwards is
+// durable again, and what was prepared is on the disk.
+func prepared(ctx context.Context, s *localpg.Server, work func() error) error {
+	if err := s.RestartWith(ctx, map[string]string{"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_wal_size": "8GB"}); err != nil {
+		return err
+	}
+	if err := work(); err != nil {
+		return err
+	}
+	if err := s.RestartWith(ctx, map[string]string{"fsync": "on", "full_page_writes": "on", "autovacuum": "on", "max_wal_size": "1GB"}); err != nil {
+		return err
+	}
+	syscall.Sync()
 	return nil
 }

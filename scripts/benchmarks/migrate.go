@@ -67,10 +67,12 @@ func (m *migrate) run(ctx context.Context) (figures, error) {
 	}
 	m.sizes = tenantSizes(m.tenants, m.seed)
 	blue, green := m.platform.blue, m.platform.green
-	if err := generate(ctx, m.bench, blue, legacyName, m.sizes); err != nil {
-		return nil, err
-	}
-	err = exec(ctx, blue.DSN("postgres", "postgres"), `CREATE DATABASE `+rivalName+` TEMPLATE `+legacyName+` STRATEGY file_copy`)
+	err = prepared(ctx, blue, func() error {
+		if err := generate(ctx, m.bench, blue, legacyName, m.sizes); err != nil {
+			return err
+		}
+		return exec(ctx, blue.DSN("postgres", "postgres"), `CREATE DATABASE `+rivalName+` TEMPLATE `+legacyName+` STRATEGY file_copy`)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -181,7 +181,8 @@ func (m *migrate) clone(ctx context.Context) (any, error) {
 		return "not asked for (--pgcopydb 0)", nil
 	}
 	n := min(m.pgcopydb, m.tenants)
-	if err := generate(ctx, m.bench, m.platform.blue, "legacy_for_pgcopydb", m.sizes[:n]); err != nil {
+	err = prepared(ctx, m.platform.blue, func() error { return generate(ctx, m.bench, m.platform.blue, "legacy_for_pgcopydb", m.sizes[:n]) })
+	if err != nil {
 		return nil, err
 	}
 	green := m.platform.green.DSN("postgres", "postgres")

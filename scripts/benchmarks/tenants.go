@@ -41,6 +41,13 @@ func newTenant(ctx context.Context, dbs *citus.Databases, home tenant.Home) (ten
 // makeBlueSchemas makes n blue schemas as fast as it can: not what is measured, so
 // their commits need not be durable.
 func makeBlueSchemas(ctx context.Context, b *bench, p *platform, n int) error {
+	if n <= 0 {
+		return nil
+	}
+	return prepared(ctx, p.blue, func() error { return makeSchemas(ctx, b, p, n) })
+}
+
+func makeSchemas(ctx context.Context, b *bench, p *platform, n int) error {
 	const parallel = 3
 	var made atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)

@@ -161,6 +161,17 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.run(ctx)
 }
 
+// RestartWith is Restart with other settings, which are added to those of [Options].
+func (s *Server) RestartWith(ctx context.Context, settings map[string]string) error {
+	merged := maps.Clone(s.opts.Settings)
+	if merged == nil {
+		merged = map[string]string{}
+	}
+	maps.Copy(merged, settings)
+	s.opts.Settings = merged
+	return s.Restart(ctx)
+}
+
 // Remove stops the server at once and, if it lived in a temporary folder, deletes it.
 func (s *Server) Remove() error {
 	err := s.Kill()
