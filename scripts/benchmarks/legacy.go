@@ -136,8 +136,9 @@ BEGIN
         SELECT md5(s || i)::uuid, decode(md5(i::text), 'hex') || a.content, a.size, i
         FROM (SELECT row_number() OVER (ORDER BY id) AS n, * FROM acme00000.work_attachment) a
         JOIN generate_series(1, tasks / 10) i ON a.n = 1 + (i * 7 + seed) % 40;
-    FOR serial IN SELECT c.relname AS seq, left(c.relname, -length('_id_seq')) AS tab FROM pg_class c
-             WHERE c.relnamespace = s::regnamespace AND c.relkind = 'S' AND c.relname LIKE '%\_id\_seq' LOOP
+    FOR serial IN SELECT c.relname AS seq, left(c.relname, -length('_id_seq')) AS tab FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
+             WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = s::regnamespace AND d.classid = 'pg_class'::regclass
+               AND c.relkind = 'S' AND c.relname LIKE '%\_id\_seq' LOOP
         EXECUTE format('SELECT setval(%L, greatest(1, (SELECT max(id) FROM %I)))', serial.seq, serial.tab);
     END LOOP;
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO legacy_app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO legacy_app; GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO legacy_app', s, s, s);

@@ -95,8 +95,8 @@ func blueSequences(ctx context.Context, blue *citus.Pool, l convert.Layout, move
 		schemas[i] = v.Schema
 	}
 	rows, err := blue.Query(ctx, `SELECT c.relname, CASE WHEN s.seqincrement > 0 THEN max(v) ELSE min(v) END
-		FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'S' JOIN pg_sequence s ON s.seqrelid = c.oid
-		CROSS JOIN LATERAL pg_sequence_last_value(c.oid) v WHERE n.nspname = ANY($1) AND v IS NOT NULL GROUP BY c.relname, s.seqincrement > 0`, schemas)
+		FROM unnest($1::text[]) n CROSS JOIN LATERAL coditect.relations(n) c JOIN pg_sequence s ON s.seqrelid = c.oid
+		CROSS JOIN LATERAL pg_sequence_last_value(c.oid) v WHERE c.relkind = 'S' AND v IS NOT NULL GROUP BY c.relname, s.seqincrement > 0`, schemas)
 	if err != nil {
 		return nil, fmt.Errorf("migration: read blue's sequences: %w", err)
 	}

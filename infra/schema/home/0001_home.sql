@@ -138,16 +138,26 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
+-- Lists the relations of a schema in a time that does not depend on how many other schemas there are: pg_class has no
+-- index that begins with the namespace, pg_depend has.
+-- +goose StatementBegin
+CREATE FUNCTION coditect.relations(p_schema text) RETURNS SETOF pg_class LANGUAGE sql STABLE AS $$
+    SELECT c.* FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
+        WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = (SELECT oid FROM pg_namespace WHERE nspname = p_schema)
+          AND d.refobjsubid = 0 AND d.classid = 'pg_class'::regclass
+$$;
+-- +goose StatementEnd
+
 -- What a copy depends on: the tables and columns of a schema, in one short word. Two schemas of one shape are copied by
 -- the same statements.
 -- +goose StatementBegin
 CREATE FUNCTION coditect.shape(p_schema text) RETURNS text LANGUAGE sql STABLE AS $$
     SELECT md5(coalesce(string_agg(format('%s.%s %s %s %s', c.relname, a.attname, y.typname, a.atttypmod, a.attgenerated), E'\n'
                                    ORDER BY c.relname, a.attname), ''))
-        FROM pg_class c
+        FROM coditect.relations(p_schema) c
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         JOIN pg_type y ON y.oid = a.atttypid
-        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema) AND c.relkind IN ('r', 'p', 'f')
+        WHERE c.relkind IN ('r', 'p', 'f')
 $$;
 -- +goose StatementEnd
 
@@ -158,8 +168,8 @@ DECLARE
     t name;
 BEGIN
     PERFORM set_config('coditect.mover', 'on', true);
-    FOR t IN SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = p_schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    FOR t IN SELECT c.relname FROM coditect.relations(p_schema) c
+             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
                AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = 'coditect_fence')
              ORDER BY 1
     LOOP
@@ -192,8 +202,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'CD004', MESSAGE = format('token %s is older than %s: a newer step owns tenant %s', p_token, g.token, p_tenant);
     END IF;
     SELECT array_agg(c.relname ORDER BY c.relname) INTO tables
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = g.schema_name AND c.relkind IN ('r', 'p') AND NOT c.relispartition;
+        FROM coditect.relations(g.schema_name) c WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition;
     IF NOT g.fenced AND tables IS NOT NULL THEN
         SELECT string_agg(format('%I.%I', g.schema_name, x), ', ') INTO rel FROM unnest(tables) x;
         -- One statement, fixed order: it waits for open writers of all tables and lets nobody in behind it. Taken before
@@ -228,8 +237,8 @@ BEGIN
     IF p_token < g.token THEN
         RAISE EXCEPTION USING ERRCODE = 'CD004', MESSAGE = format('token %s is older than %s: a newer step owns tenant %s', p_token, g.token, p_tenant);
     END IF;
-    FOR t IN SELECT c.relname FROM pg_trigger tg JOIN pg_class c ON c.oid = tg.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = g.schema_name AND tg.tgname = 'coditect_fence' AND tg.tgenabled <> 'D' AND NOT c.relispartition ORDER BY 1
+    FOR t IN SELECT c.relname FROM coditect.relations(g.schema_name) c JOIN pg_trigger tg ON tg.tgrelid = c.oid
+             WHERE tg.tgname = 'coditect_fence' AND tg.tgenabled <> 'D' AND NOT c.relispartition ORDER BY 1
     LOOP
         EXECUTE format('ALTER TABLE %I.%I DISABLE TRIGGER coditect_fence', g.schema_name, t);
     END LOOP;
