@@ -295,7 +295,7 @@ func (p *platform) run(ids []tenant.ID) migration.Run {
 // tenants are written; another one goes on by itself.
 func TestStepIsKilledAnywhere(t *testing.T) {
 	p := start(t)
-	for _, point := range []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed", "flipped", "step named", "batch done"} {
+	for _, point := range []string{"claimed", "copying", "copied", "copy verified", "fence raised", "fence recorded", "verified", "gates closed", "flipped", "step named", "batch done"} {
 		t.Run(point, func(t *testing.T) {
 			whole := p.t
 			p.t = t
@@ -341,7 +341,7 @@ func TestQueueIsKilled(t *testing.T) {
 func TestDatabasesAreKilledAnywhere(t *testing.T) {
 	p := start(t)
 	for name, kill := range map[string]func(){"blue": p.killBlue, "green": p.killGreen} {
-		for _, point := range []string{"claimed", "fence raised", "fence recorded", "copied", "verified", "gates closed", "flipped"} {
+		for _, point := range []string{"claimed", "copying", "copied", "copy verified", "fence raised", "fence recorded", "verified", "gates closed", "flipped"} {
 			t.Run(name+"/"+point, func(t *testing.T) {
 				whole := p.t
 				p.t, p.hold = t, "yes"

@@ -26,7 +26,7 @@ func TestSoakMoves(t *testing.T) {
 	t.Logf("SOAK_SEED=%d SOAK_MINUTES=%g", seed, minutes)
 	dice := rand.New(rand.NewPCG(seed, 0))
 	p := start(t)
-	t.Setenv("CODITECT_AHEAD_BYTES", "200000") // about half of the tenants are copied ahead of the fence
+	t.Setenv("CODITECT_AHEAD_MAX", "200000") // about half of the tenants are copied under the fence
 	p.serve("")
 	end := time.Now().Add(time.Duration(minutes * float64(time.Minute)))
 	for round := 0; round == 0 || time.Now().Before(end); round++ {

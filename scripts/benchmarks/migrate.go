@@ -16,9 +16,9 @@ import (
 
 // migrate moves generated tenants of a foreign database.
 type migrate struct {
-	tenants, sample, pgcopydb, rounds, workers, batch, group int
-	seed                                                     uint64
-	logged                                                   bool
+	tenants, sample, pgcopydb, rounds, workers, batch, group, fence int
+	seed                                                            uint64
+	logged                                                          bool
 
 	*bench
 	platform *platform
@@ -48,7 +48,8 @@ func migrateFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, err
 	set.IntVar(&m.rounds, "rounds", 1, "parts that are moved one after the other; the loop runs before, between and after them")
 	set.IntVar(&m.workers, "workers", 2, "steps at a time")
 	set.IntVar(&m.batch, "batch", 0, "tenants of a batch; 0: the default")
-	set.IntVar(&m.group, "group", 0, "tenants fenced and copied together; 0: the default")
+	set.IntVar(&m.group, "group", 0, "tenants copied together; 0: the default")
+	set.IntVar(&m.fence, "fence", 0, "tenants fenced together; 0: the default")
 	set.BoolVar(&m.logged, "statements", false, "also report which of the mover's statements took longest; logging them costs time")
 	set.Uint64Var(&m.seed, "seed", 1, "of the tenants' sizes")
 	return func(ctx context.Context, b *bench) (figures, error) {
@@ -187,7 +188,7 @@ func (m *migrate) register(ctx context.Context) (*mine, error) {
 		return nil, err
 	}
 	queue := newQueue()
-	return &mine{migrate: m, queue: queue, mover: migration.New(dbs, queue, migration.Config{GroupTenants: m.group})}, nil
+	return &mine{migrate: m, queue: queue, mover: migration.New(dbs, queue, migration.Config{GroupTenants: m.group, FenceTenants: m.fence})}, nil
 }
 
 // move moves some tenants and fails unless all are verified and green.

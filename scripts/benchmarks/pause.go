@@ -19,10 +19,10 @@ import (
 )
 
 type pause struct {
-	tenants, writers, workers, group, batch int
-	low, high                               float64
-	statements                              bool
-	pace                                    time.Duration
+	tenants, writers, workers, group, fence, batch int
+	low, high                                      float64
+	statements                                     bool
+	pace                                           time.Duration
 }
 
 func pauseFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error) {
@@ -34,7 +34,8 @@ func pauseFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error
 	set.Float64Var(&o.high, "to", 5_000_000, "bytes of the biggest tenant's rows")
 	set.IntVar(&o.workers, "workers", 2, "steps at a time")
 	set.IntVar(&o.batch, "batch", 10, "tenants of a batch")
-	set.IntVar(&o.group, "group", 0, "tenants fenced and copied together; 0: the default")
+	set.IntVar(&o.group, "group", 0, "tenants copied together; 0: the default")
+	set.IntVar(&o.fence, "fence", 0, "tenants fenced together; 0: the default")
 	set.BoolVar(&o.statements, "statements", false, "also report which of the mover's statements took longest; logging them costs time")
 	return o.run
 }
@@ -159,7 +160,7 @@ func (o *pause) move(ctx context.Context, b *bench, p *platform) (any, error) {
 		return nil, err
 	}
 	queue := newQueue()
-	mover := migration.New(dbs, queue, migration.Config{GroupTenants: o.group})
+	mover := migration.New(dbs, queue, migration.Config{GroupTenants: o.group, FenceTenants: o.fence})
 	run, report, err := mover.Start(ctx, migration.Plan{Source: "platform", BatchSize: o.batch, Actor: "benchmark"})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %+v", err, report.Findings)

@@ -37,16 +37,29 @@ func (m *Mover) moveAhead(ctx context.Context, run Run, blue *citus.Pool, l conv
 	if err != nil {
 		return err
 	}
-	if wrong := compare(l, moves, c.inBlue, c.inGreen); len(wrong) > 0 {
-		return m.refuse(ctx, moves, wrong)
+	wrong := compare(l, moves, c.inBlue, c.inGreen)
+	if err := m.refuse(ctx, moves, wrong); err != nil {
+		return err
 	}
+	moves = slices.DeleteFunc(moves, func(v Move) bool { return wrong[v.Tenant] != "" })
 	m.crash("copy verified")
+	for some := range slices.Chunk(moves, m.cfg.FenceTenants) {
+		if err := m.cutOver(ctx, run, blue, session.Conn(), l, shape, some, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cutOver brings tenants whose copy is verified to green. The fewer, the shorter they wait:
+// whoever is fenced first waits for the last.
+func (m *Mover) cutOver(ctx context.Context, run Run, blue *citus.Pool, session *pgx.Conn, l convert.Layout, shape string, moves []Move, c copied) error {
 	defer m.calm.enter()()
 	group, err := m.fenceGroup(ctx, blue, shape, moves)
 	if err != nil || len(group) == 0 {
 		return err
 	}
-	counts, wrong, err := m.catchUp(ctx, blue, session.Conn(), l, movesOf(group), c)
+	counts, wrong, err := m.catchUp(ctx, blue, session, l, movesOf(group), c)
 	if err != nil {
 		return err
 	}
@@ -154,33 +167,37 @@ func isYoung(since string) string { return `age(xmin) <= age('` + since + `'::xi
 // and compared. Then green has all of blue's rows, and if it has as many, no others. Where it has
 // more, rows were deleted or had their keys changed: such a table is compared key by key.
 func (m *Mover) catchUp(ctx context.Context, blue *citus.Pool, session *pgx.Conn, l convert.Layout, moves []Move, c copied) (counts []int64, wrong map[tenant.ID]string, err error) {
-	var tables []change
-	err = both(ctx,
-		func(ctx context.Context) error { return m.moveSequences(ctx, blue, l, moves) },
-		func(ctx context.Context) (err error) { tables, err = tablesNow(ctx, session, l, moves, c); return err })
-	if err != nil {
-		return nil, nil, fmt.Errorf("migration: compare with the copy: %w", err)
-	}
 	counts = make([]int64, len(moves))
-	var changed []change
-	for _, n := range tables {
-		counts[n.move] += n.rows
-		if n.young > 0 || n.rows != c.inBlue[l.Tables[n.table].Name][moves[n.move].Tenant].Rows {
-			changed = append(changed, n)
-		}
-	}
-	if len(changed) == 0 && !c.apart {
-		return counts, nil, nil
-	}
 	keys := l.ForeignKeys
-	if !c.apart {
-		keys = touching(l, changed)
-	}
 	var odd map[int][]convert.Table
-	if len(changed) > 0 {
-		if odd, err = m.copyYoung(ctx, session, l, moves, changed, c, keys); err != nil {
-			return nil, nil, err
+	nothing := false
+	err = frozen(ctx, session, func(from pgx.Tx) error {
+		var tables []change
+		err := both(ctx,
+			func(ctx context.Context) error { return m.moveSequences(ctx, blue, l, moves) },
+			func(ctx context.Context) (err error) { tables, err = tablesNow(ctx, from, l, moves, c); return err })
+		if err != nil {
+			return fmt.Errorf("migration: compare with the copy: %w", err)
 		}
+		var changed []change
+		for _, n := range tables {
+			counts[n.move] += n.rows
+			if n.young > 0 || n.rows != c.inBlue[l.Tables[n.table].Name][moves[n.move].Tenant].Rows {
+				changed = append(changed, n)
+			}
+		}
+		if len(changed) == 0 {
+			nothing = !c.apart
+			return nil
+		}
+		if !c.apart {
+			keys = touching(l, changed)
+		}
+		odd, err = m.copyYoung(ctx, from, l, moves, changed, c, keys)
+		return err
+	})
+	if err != nil || nothing {
+		return counts, nil, err
 	}
 	m.crash("changes copied")
 	wrong = map[tenant.ID]string{}
@@ -218,7 +235,7 @@ func touching(l convert.Layout, changed []change) (keys []convert.ForeignKey) {
 }
 
 // tablesNow counts blue's rows of every table of fenced tenants, one round trip in all.
-func tablesNow(ctx context.Context, session *pgx.Conn, l convert.Layout, moves []Move, c copied) ([]change, error) {
+func tablesNow(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move, c copied) ([]change, error) {
 	statements := make([]string, len(l.Tables))
 	for i, t := range l.Tables {
 		selects := make([]string, len(moves))
@@ -227,24 +244,21 @@ func tablesNow(ctx context.Context, session *pgx.Conn, l convert.Layout, moves [
 		}
 		statements[i] = strings.Join(selects, " UNION ALL ")
 	}
+	results, err := from.Conn().PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
+	if err != nil {
+		return nil, err
+	}
 	var out []change
-	err := frozen(ctx, session, func(tx pgx.Tx) error {
-		results, err := tx.Conn().PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
-		if err != nil {
-			return err
-		}
-		for i, r := range results {
-			for _, row := range r.Rows {
-				n, err := integers(row)
-				if err != nil {
-					return err
-				}
-				out = append(out, change{table: i, move: int(n[0]), rows: n[1], young: n[2]})
+	for i, r := range results {
+		for _, row := range r.Rows {
+			n, err := integers(row)
+			if err != nil {
+				return nil, err
 			}
+			out = append(out, change{table: i, move: int(n[0]), rows: n[1], young: n[2]})
 		}
-		return nil
-	})
-	return out, err
+	}
+	return out, nil
 }
 
 // integers reads a row of numbers.
@@ -263,30 +277,21 @@ func integers(row [][]byte) ([]int64, error) {
 // copyYoung copies the young rows of changed tables anew, in one transaction on green, and
 // proves them and the foreign keys. It returns the tables that have another number of rows
 // than blue's, by move.
-func (m *Mover) copyYoung(ctx context.Context, session *pgx.Conn, l convert.Layout, moves []Move, changed []change, c copied, keys []convert.ForeignKey) (map[int][]convert.Table, error) {
+func (m *Mover) copyYoung(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move, changed []change, c copied, keys []convert.ForeignKey) (map[int][]convert.Table, error) {
 	odd := map[int][]convert.Table{}
 	err := m.writeGreen(ctx, Fenced, moves, func(green pgx.Tx) error {
-		if err := execAll(ctx, green, []string{`SET LOCAL enable_seqscan = off`}); err != nil {
-			return err
-		}
-		err := frozen(ctx, session, func(from pgx.Tx) error {
-			for i, t := range l.Tables {
-				var of []Move
-				for _, n := range changed {
-					if n.table == i && n.young > 0 {
-						of = append(of, moves[n.move])
-					}
-				}
-				if len(of) > 0 {
-					if err := replaceYoung(ctx, from, green, l, t, of, isYoung(c.since[t.Name])); err != nil {
-						return err
-					}
+		for i, t := range l.Tables {
+			var of []Move
+			for _, n := range changed {
+				if n.table == i && n.young > 0 {
+					of = append(of, moves[n.move])
 				}
 			}
-			return nil
-		})
-		if err != nil {
-			return err
+			if len(of) > 0 {
+				if err := replaceYoung(ctx, from, green, l, t, of, isYoung(c.since[t.Name])); err != nil {
+					return err
+				}
+			}
 		}
 		b := &pgx.Batch{}
 		for _, n := range changed {

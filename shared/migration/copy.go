@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -27,12 +28,9 @@ var canonical = []string{
 func frozen(ctx context.Context, blue interface {
 	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
 }, work func(tx pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, blue, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if err := execAll(ctx, tx, canonical); err != nil {
-			return err
-		}
-		return work(tx)
-	})
+	// Blue is no Citus: all in one message.
+	begin := `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ` + strings.Join(canonical, "; ")
+	return pgx.BeginTxFunc(ctx, blue, pgx.TxOptions{BeginQuery: begin}, work)
 }
 
 // readGreen begins a transaction that sees green's committed rows past row-level security.
@@ -59,13 +57,15 @@ func (m *Mover) writeGreen(ctx context.Context, state State, moves []Move, work 
 		return err
 	}
 	return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
-		if err := execAll(ctx, tx, []string{`SET LOCAL lock_timeout = '10s'`}); err != nil {
-			return err
+		b := &pgx.Batch{}
+		b.Queue(`SET LOCAL lock_timeout = '10s'`)
+		queueLock(b, state, moves)
+		b.Queue(`SET LOCAL session_replication_role = 'replica'`)
+		b.Queue(`SET LOCAL enable_seqscan = off`) // as in readGreen
+		for _, s := range canonical {
+			b.Queue(s)
 		}
-		if err := lockMoves(ctx, tx, state, moves); err != nil {
-			return err
-		}
-		if err := execAll(ctx, tx, append([]string{`SET LOCAL session_replication_role = 'replica'`}, canonical...)); err != nil {
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
 			return err
 		}
 		return work(tx)

@@ -3,8 +3,8 @@
 //
 // # States of one tenant's move
 //
-//	planned ──→ fenced ──→ green                      small tenants, many at once
-//	planned ──→ copying ──→ fenced ──→ green          larger ones, each alone
+//	planned ──→ copying ──→ fenced ──→ green          many small ones at once, a larger one alone
+//	planned ──→ fenced ──→ green                      very large ones, each alone
 //	   └────────────┴──────────┴─────→ blue           undone: the tenant stays where it was
 //
 //	catching_up, finalised, and green → fenced_back → blue are the states of the online way and
@@ -15,17 +15,20 @@
 //
 // # The short way
 //
-// A step takes a small group of tenants and: raises the fence in blue, which drains
-// the writers and refuses new ones; copies the rows; compares count and hash of every
-// table in both databases; moves the sequences; closes the gate in blue; and flips
-// the home in the directory together with opening the gate in green, in one commit.
-// cutover.go reads top-down in this order.
+// A step takes a group of tenants and copies their rows as of one snapshot, while they are
+// written, and compares count and hash of every table in both databases. Then, a few of them
+// at a time: it raises the fence in blue, which drains the writers and refuses new ones; copies
+// again what was written since the snapshot; moves the sequences; closes the gate in blue; and
+// flips the home in the directory together with opening the gate in green, in one commit.
+// ahead.go reads top-down in this order, cutover.go has the flip and the way back.
 //
-// A tenant whose rows take more than a moment is copied before the fence, while it is
-// written (ahead.go). Under the fence only hashes are computed, of small ranges of keys, and
-// what has changed meanwhile is copied again: the pause grows with the changes and
-// with what hashing costs, not with what building indexes costs. A tenant too large
-// for that is copied page by page under the fence (copy.go), if its operator allows the pause.
+// Rows that the snapshot may not have seen are told by their xmin: rows without a young one are
+// those that were copied. Deleted rows have none; they show as a difference in the number of
+// rows, and are then found by comparing hashes of ranges of keys. So the pause grows
+// with the changes and with counting rows, not with copying, hashing and building indexes.
+//
+// A tenant too large for that is copied page by page under the fence (copy.go), if its operator
+// allows the pause.
 //
 // # Why nothing is lost or doubled
 //

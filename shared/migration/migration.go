@@ -40,9 +40,10 @@ func (m *Mover) enqueue(ctx context.Context, t StepTask, after time.Time) error 
 // Config bounds what a step does. The tags are those of sethvargo/go-envconfig.
 type Config struct {
 	StepBudget   time.Duration `env:"CODITECT_STEP_BUDGET,default=10s"`         // a step begins nothing new after this; keep it well below the queue's dispatch deadline
-	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=12"`        // tenants that are copied, fenced and flipped together, at most
+	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=24"`        // tenants that are copied together, at most
+	FenceTenants int           `env:"CODITECT_FENCE_TENANTS,default=3"`         // and of these, how many are fenced and flipped together
 	AheadMax     int64         `env:"CODITECT_AHEAD_MAX,default=134217728"`     // bytes of the largest tenant that is copied before its fence goes up; a larger one page by page under it
-	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=1048576"`     // and the bytes of their rows, at most (one tenant may exceed it alone)
+	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=4194304"`     // and the bytes of their rows, at most (one tenant may exceed it alone)
 	ChunkPages   int64         `env:"CODITECT_CHUNK_PAGES,default=8192"`        // 8 kB pages of a big table copied in one transaction
 	LockTimeout  time.Duration `env:"CODITECT_FENCE_LOCK_TIMEOUT,default=50ms"` // how long the fence may queue behind a writer, and others behind it
 	MaxAttempts  int           `env:"CODITECT_MOVE_ATTEMPTS,default=12"`        // claims of one move before it is undone
@@ -60,10 +61,13 @@ func (c Config) withDefaults() Config {
 	def(&c.LockTimeout, 50*time.Millisecond)
 	def(&c.Lease, 5*time.Second)
 	if c.GroupTenants <= 0 {
-		c.GroupTenants = 12
+		c.GroupTenants = 24
+	}
+	if c.FenceTenants <= 0 {
+		c.FenceTenants = 3
 	}
 	if c.GroupBytes <= 0 {
-		c.GroupBytes = 1 << 20
+		c.GroupBytes = 4 << 20
 	}
 	if c.AheadMax == 0 {
 		c.AheadMax = 128 << 20

@@ -62,7 +62,7 @@ func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, []candidate, 
 		return report, nil, err
 	}
 	report.Tenants = len(all)
-	in := preflight.Input{Green: control, GreenSchema: schema.GreenSchema, MaxPause: p.MaxPause}
+	in := preflight.Input{Green: control, GreenSchema: schema.GreenSchema, MaxPause: p.MaxPause, Speed: preflight.Speed{AheadMax: m.cfg.AheadMax}}
 	if in.Blue, err = m.dbs.Pool(ctx, all[0].Database); err != nil {
 		return report, nil, err
 	}

@@ -160,14 +160,16 @@ func (m *Mover) markCopying(ctx context.Context, moves []Move) error {
 	return oneEach(tag.RowsAffected(), len(moves), err)
 }
 
-// lockMoves holds the moves' rows until tx ends, so that no newer step can claim
+// queueLock adds what holds the moves' rows until tx ends, so that no newer step can claim
 // them while rows are written to green: a step that lost its claim writes nothing.
-func lockMoves(ctx context.Context, tx pgx.Tx, state State, moves []Move) error {
-	var n int
-	err := tx.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM control.move m JOIN unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, token) USING (tenant_id)
+func queueLock(b *pgx.Batch, state State, moves []Move) {
+	b.Queue(`SELECT count(*) FROM (SELECT FROM control.move m JOIN unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, token) USING (tenant_id)
 		WHERE m.run_id = $1 AND m.token = x.token AND m.state = $4 ORDER BY m.tenant_id FOR UPDATE OF m) y`,
-		moves[0].Run, tenantsOf(moves), tokensOf(moves), string(state)).Scan(&n)
-	return oneEach(int64(n), len(moves), err)
+		moves[0].Run, tenantsOf(moves), tokensOf(moves), string(state)).QueryRow(func(row pgx.Row) error {
+		var n int64
+		err := row.Scan(&n)
+		return oneEach(n, len(moves), err)
+	})
 }
 
 // oneEach turns "fewer rows than moves" into errOutdated.

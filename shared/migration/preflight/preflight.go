@@ -46,6 +46,10 @@ type Speed struct {
 	RowsPerSecond  float64       // default 60,000
 	PerTable       time.Duration // default 1.5 ms: fence, copy and verify an empty table
 	PerTenant      time.Duration // default 25 ms: fence, flip
+	// AheadMax is the size in bytes up to which a tenant is copied before its fence goes up:
+	// its writes wait while its rows are counted, not while they are copied. 0: none is.
+	AheadMax        int64
+	CountsPerSecond float64 // default 2,000,000: rows counted in one database
 }
 
 // Estimate is how large one tenant is and how long its writes would wait.
@@ -152,6 +156,7 @@ func (s Speed) withDefaults() Speed {
 	return Speed{
 		BytesPerSecond: cmp.Or(s.BytesPerSecond, 20<<20), RowsPerSecond: cmp.Or(s.RowsPerSecond, 60_000),
 		PerTable: cmp.Or(s.PerTable, 1500*time.Microsecond), PerTenant: cmp.Or(s.PerTenant, 25*time.Millisecond),
+		AheadMax: s.AheadMax, CountsPerSecond: cmp.Or(s.CountsPerSecond, 2_000_000),
 	}
 }
 

@@ -154,6 +154,9 @@ func (c *checker) estimates() {
 const bytesPerRow = 100
 
 func (s Speed) pause(e Estimate, tables int) time.Duration {
+	if e.Bytes <= s.AheadMax {
+		return s.PerTenant + time.Duration(tables)*s.PerTable + time.Duration(2*float64(e.Rows)/s.CountsPerSecond*float64(time.Second)) // in both databases
+	}
 	seconds := math.Max(float64(e.Bytes)/s.BytesPerSecond, float64(e.Rows)/s.RowsPerSecond)
 	return s.PerTenant + time.Duration(tables)*s.PerTable + time.Duration(seconds*float64(time.Second))
 }
