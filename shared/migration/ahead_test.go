@@ -1,0 +1,74 @@
+package migration_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// What is written between the copy and the fence arrives, whatever it does to the number of
+// rows and to what their xmin tells.
+func TestWritesBetweenCopyAndFence(t *testing.T) {
+	for name, sql := range map[string]string{
+		"nothing":              `SELECT 1`,
+		"update":               `UPDATE project SET name = 'changed' WHERE name = '1'`,
+		"insert":               `INSERT INTO project (tenant_id, id, name, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), 'more', now(), now() FROM project`,
+		"delete":               `DELETE FROM project WHERE name IN ('1', '3')`,
+		"delete and insert":    `DELETE FROM project WHERE name = '1'; INSERT INTO project (tenant_id, id, name, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), 'more', now(), now() FROM project LIMIT 1`,
+		"another key":          `UPDATE task SET id = gen_random_uuid() WHERE title = '2'`,
+		"keys change places":   `UPDATE project SET name = CASE name WHEN '1' THEN '2' ELSE '1' END WHERE name IN ('1', '2')`,
+		"delete and put back":  `WITH d AS (SELECT * FROM project WHERE name = '1') UPDATE project p SET name = p.name FROM d WHERE p.id = d.id`,
+		"all rows":             `UPDATE project SET version = version + 1`,
+		"truncate":             `TRUNCATE project CASCADE`,
+		"children and parents": `DELETE FROM task; DELETE FROM project WHERE name = '4'; INSERT INTO task (tenant_id, id, project_id, title, status, priority, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), id, 'new', 'todo', 0, now(), now() FROM project`,
+	} {
+		t.Run(name, func(t *testing.T) { writtenBetween(t, sql, false) })
+		t.Run(name+" while an old transaction is open", func(t *testing.T) { writtenBetween(t, sql, true) })
+	}
+}
+
+func writtenBetween(t *testing.T, sql string, old bool) {
+	w := newWorld(t, citustest.New(t))
+	ctx := t.Context()
+	ids := blueTenants(t, w, 2)
+	if old { // from here on every row may be one that the copy has not seen
+		tx, err := w.Blue(t).Begin(ctx)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(ctx)) })
+		_, err = tx.Exec(ctx, `SELECT pg_current_xact_id()`)
+		require.NoError(t, err)
+	}
+	in := func(id tenant.ID, sql string) {
+		conn, err := pgx.Connect(ctx, w.BlueAdmin)
+		require.NoError(t, err)
+		defer func() { _ = conn.Close(ctx) }()
+		_, err = conn.Exec(ctx, `SET search_path = `+blueSchema(id)+`; `+sql, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+	}
+	for _, id := range ids {
+		in(id, `INSERT INTO project (tenant_id, id, name, created_at, updated_at) SELECT '`+id.String()+`', gen_random_uuid(), i::text, now(), now() FROM generate_series(1, 5) i;
+			INSERT INTO task (tenant_id, id, project_id, title, status, priority, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), id, name, 'todo', 0, now(), now() FROM project`)
+	}
+	points := map[string]int{}
+	w.Mover = migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+		if points[at]++; at == "copy verified" && points[at] == 1 {
+			in(ids[0], sql)
+		}
+	}))
+	run := start(t, w, ids, 10)
+	w.drain(t)
+	status := inspect(t, w, run)
+	require.Equal(t, migration.Counts{migration.Green: 2}, status.Counts, "%+v", status.Failed)
+	require.Equal(t, 1, points["copy verified"], "both in one copy, and no second one")
+	rows := 0
+	for _, id := range ids {
+		rows += identical(t, w, w.BlueAdmin, blueSchema(id), "app", id, true)
+	}
+	require.EqualValues(t, rows, status.RowsMoved)
+}
