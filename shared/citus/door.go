@@ -114,7 +114,7 @@ type place struct {
 	pool   *Pool
 	id     tenant.ID
 	schema string // the tenant's own; "" where tenants share one
-	enter  string // the statement that enters a tenant there
+	citus  bool
 }
 
 // follow runs attempt where the tenant lives, and again where it lives then, until
@@ -203,16 +203,17 @@ func statusFault(p tenant.Placement) error {
 // row-level security shows no rows.
 const (
 	enterCitus = `SELECT epoch, set_config('statement_timeout', $2, true) FROM coditect.enter($1)`
-	enterPlain = `SELECT epoch, set_config('statement_timeout', $2, true), set_config('app.tenant_id', tenant_id::text, true),
+	enterPlain = `SELECT epoch` + entering
+	// Where there is no BEGIN READ ONLY.
+	enterReading = `SELECT set_config('transaction_read_only', 'on', true)` + entering
+
+	entering = `, set_config('statement_timeout', $2, true), set_config('app.tenant_id', tenant_id::text, true),
 		set_config('search_path', concat_ws(', ', quote_ident(schema_name), quote_ident(shared_schema)), true)
 		FROM coditect.gate WHERE tenant_id = $1 AND NOT closed AND NOT suspended`
 )
 
 func placeOf(pool *Pool, p tenant.Placement, isCitus bool) place {
-	at := place{pool: pool, id: p.Tenant, enter: enterPlain}
-	if isCitus {
-		at.enter = enterCitus
-	}
+	at := place{pool: pool, id: p.Tenant, citus: isCitus}
 	if p.Home == tenant.Blue {
 		at.schema = p.Schema
 	}

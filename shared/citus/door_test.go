@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/coditect/platform/shared/citus"
@@ -150,6 +151,41 @@ func TestOneTrip(t *testing.T) {
 			require.Equal(t, "25006", citus.StateOf(err))
 		}
 	})
+}
+
+// What is only checked at the end of a transaction is checked at the end of a trip too: the
+// answers to its statements do not yet say that it is saved.
+func TestATripThatFailsAtItsEnd(t *testing.T) {
+	env := citustest.New(t)
+	for _, home := range []tenant.Home{tenant.Blue, tenant.Green} {
+		id := env.NewTenant(t, home)
+		table := "app.project"
+		if home == tenant.Blue {
+			require.NoError(t, env.Blue(t).QueryRow(t.Context(), `SELECT quote_ident(schema_name) || '.project' FROM coditect.gate WHERE tenant_id = $1`, id).Scan(&table))
+		}
+		admin, err := pgx.Connect(t.Context(), map[tenant.Home]string{tenant.Blue: env.BlueAdmin, tenant.Green: env.GreenAdmin}[home])
+		require.NoError(t, err)
+		_, err = admin.Exec(t.Context(), `
+			CREATE FUNCTION coditect.test_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = '23514', MESSAGE = 'refused at the end'; END $$;
+			CREATE CONSTRAINT TRIGGER test_refuse AFTER INSERT ON `+table+` DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.name = 'bad') EXECUTE FUNCTION coditect.test_refuse()`)
+		require.NoError(t, err)
+		require.NoError(t, admin.Close(t.Context()))
+		for n := range 3 { // the first prepares, the others are one trip
+			for _, name := range []string{"good", "bad"} {
+				inserted := false
+				err := env.Door.OneTrip(t.Context(), id, func(b *citus.Batch) {
+					b.Queue(insertProject, id, tenant.NewID(), name).Exec(func(pgconn.CommandTag) error { inserted = true; return nil })
+				})
+				require.True(t, inserted)
+				if name == "bad" {
+					require.Equal(t, "23514", citus.StateOf(err), "%v", err)
+				} else {
+					require.NoError(t, err)
+				}
+			}
+			require.Equal(t, n+1, countIn(t, env.Door, id))
+		}
+	}
 }
 
 func scanInto(dest ...any) func(pgx.Row) error {

@@ -65,11 +65,19 @@ func (tx *Tx) send(ctx context.Context, b *Batch, commit bool) error {
 	if err != nil {
 		return tx.fail(err)
 	}
-	return tx.fail(tx.conn.SendBatch(ctx, pb).Close())
+	err = tx.conn.SendBatch(ctx, pb).Close()
+	if err == nil && tx.commits {
+		tx.committed = true
+	}
+	return tx.fail(err)
 }
 
 // compose makes a batch of statements: with begin and enter before the first, with
 // COMMIT after them if asked. It returns as well how many were put before them.
+//
+// A transaction that is one batch needs neither begin nor COMMIT: the statements up to the
+// Sync at its end are one (PostgreSQL's "implicit transaction block"). Citus hands settings
+// on to its workers only in a transaction that has begun.
 func (tx *Tx) compose(ctx context.Context, queries []*pgx.QueuedQuery, commit bool) (*pgx.Batch, int, error) {
 	const before = 2 // begin, enter
 	all := make([]pgx.QueuedQuery, before+len(queries)+1)
@@ -83,11 +91,20 @@ func (tx *Tx) compose(ctx context.Context, queries []*pgx.QueuedQuery, commit bo
 		all[before+i] = pgx.QueuedQuery{SQL: name, Arguments: q.Arguments, Fn: q.Fn}
 	}
 	head := 0
-	if !tx.begun {
+	implicit := commit && !tx.begun && !tx.at.citus
+	switch {
+	case implicit:
+		head = 1
+		all[1] = tx.enter()
+		if tx.readOnly {
+			all[1].SQL = enterReading
+		}
+	case !tx.begun:
 		head = before
 		all[0].SQL, all[1] = tx.begin(), tx.enter()
 	}
-	if all = all[before-head:]; commit {
+	all = all[before-head:]
+	if commit && !implicit {
 		all[len(all)-1] = pgx.QueuedQuery{SQL: "commit", Fn: tx.answered}
 	} else {
 		all = all[:len(all)-1]
@@ -109,7 +126,11 @@ func (tx *Tx) begin() string {
 }
 
 func (tx *Tx) enter() pgx.QueuedQuery {
-	return pgx.QueuedQuery{SQL: tx.at.enter, Arguments: []any{tx.at.id, tx.door.timeout}, Fn: entered}
+	sql := enterPlain
+	if tx.at.citus {
+		sql = enterCitus
+	}
+	return pgx.QueuedQuery{SQL: sql, Arguments: []any{tx.at.id, tx.door.timeout}, Fn: entered}
 }
 
 // entered reads the answer of the gate.
@@ -205,10 +226,11 @@ func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, err
 		return nil, tx.fail(err)
 	}
 	br := tx.conn.SendBatch(ctx, pb)
-	if head > 0 {
-		if _, err = br.Exec(); err == nil {
-			err = entered(br)
-		}
+	if head > 1 {
+		_, err = br.Exec() // begin
+	}
+	if head > 0 && err == nil {
+		err = entered(br)
 	}
 	var rows pgx.Rows
 	if err == nil {
