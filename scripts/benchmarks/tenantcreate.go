@@ -94,7 +94,7 @@ func tenantCreate(ctx context.Context, b *bench, count int, existing []int) (fig
 		if err := blue.QueryRow(ctx, `SELECT count(*) FROM coditect.gate`).Scan(&have); err != nil {
 			return nil, err
 		}
-		if err := makeBlueSchemas(ctx, b, p, want-have); err != nil {
+		if err := makeSchemas(ctx, b, p, want-have); err != nil { // the server's sessions live on
 			return nil, err
 		}
 		if err := settle(ctx, p.blueDSN("postgres"), p.greenDSN("postgres")); err != nil {
