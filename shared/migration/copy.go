@@ -15,13 +15,9 @@ import (
 	"github.com/coditect/platform/shared/migration/convert"
 )
 
-// canonical are the settings under which a value has one text on both sides, and
-// the planner no reason for surprises: a fresh table has no statistics yet.
-// Literal SET LOCALs, each a message of its own, reach Citus workers too.
-var canonical = []string{
-	`SET LOCAL timezone = 'UTC'`, `SET LOCAL datestyle = 'ISO, YMD'`, `SET LOCAL intervalstyle = 'postgres'`, `SET LOCAL extra_float_digits = 1`,
-	`SET LOCAL bytea_output = 'hex'`, `SET LOCAL xmloption = 'content'`, `SET LOCAL jit = off`, `SET LOCAL statement_timeout = 0`,
-}
+// canonical are the settings of a copy and of what verifies it: one text for a value, and no
+// surprise from the planner, for a fresh table has no statistics yet.
+var canonical = append(convert.CanonicalText(), `SET LOCAL jit = off`)
 
 // frozen begins a transaction that reads blue's rows as of one moment: the moment does
 // not matter for a fenced tenant.

@@ -84,3 +84,13 @@ type Note struct {
 	Message string // what is so
 	Action  string // what to do about it
 }
+
+// CanonicalText are the settings of a transaction under which a value has one text in both
+// databases: what hashes and copies are compared by. Literal SET LOCALs, each to be sent as a
+// message of its own on green, reach Citus workers too.
+func CanonicalText() []string {
+	return []string{
+		`SET LOCAL timezone = 'UTC'`, `SET LOCAL datestyle = 'ISO, YMD'`, `SET LOCAL intervalstyle = 'postgres'`, `SET LOCAL extra_float_digits = 1`,
+		`SET LOCAL bytea_output = 'hex'`, `SET LOCAL xmloption = 'content'`, `SET LOCAL statement_timeout = 0`,
+	}
+}

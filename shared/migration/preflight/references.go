@@ -10,12 +10,6 @@ import (
 	"github.com/coditect/platform/shared/migration/convert"
 )
 
-// alike are the settings under which a value has one text on both sides.
-var alike = []string{
-	`SET LOCAL timezone = 'UTC'`, `SET LOCAL datestyle = 'ISO, YMD'`, `SET LOCAL intervalstyle = 'postgres'`, `SET LOCAL extra_float_digits = 1`,
-	`SET LOCAL bytea_output = 'hex'`, `SET LOCAL xmloption = 'content'`, `SET LOCAL statement_timeout = 0`,
-}
-
 // content stands for all rows of a table.
 type content struct {
 	Rows int64
@@ -60,7 +54,7 @@ func contentOf(ctx context.Context, db Database, schema string, t convert.Table)
 	var out content
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		b := &pgx.Batch{}
-		for _, s := range alike {
+		for _, s := range convert.CanonicalText() {
 			b.Queue(s)
 		}
 		b.Queue(`SELECT count(*), coalesce(sum(hashtextextended(r, 0))::text, '') FROM (SELECT ROW(` + strings.Join(columns, ", ") + `)::text AS r FROM ` +
