@@ -144,9 +144,6 @@ func TestDiffSaysWhatDiffers(t *testing.T) {
 
 // A thousand schemas shaped like the application's are read in seconds.
 func TestThousandSchemas(t *testing.T) {
-	if testing.Short() {
-		t.Skip("makes 1,000 schemas")
-	}
 	conn := catalogtest.Blue(t, `DO $$ BEGIN FOR i IN 1..1000 LOOP
 		EXECUTE format('CREATE SCHEMA s%1$s CREATE TABLE a (id serial PRIMARY KEY, name text UNIQUE, at timestamptz DEFAULT now())
 			CREATE TABLE b (id bigserial PRIMARY KEY, a_id int NOT NULL REFERENCES a DEFERRABLE, tags text[] CHECK (tags <> ''{}''))
