@@ -93,7 +93,7 @@ func (d *door) run(ctx context.Context) (figures, error) {
 			goals[name+" InTenant"] = atLeast(result.ToStatement["in_tenant"], 0.5, "")
 			goals[name+" HTTP"] = atLeast(result.ToStatement["http"], 0.2, "")
 			if op.name == "page" {
-				goals[name+"s per second over HTTP"] = atLeast(result.PerSecond["http"], 7050, "/s")
+				goals[name+" HTTP, times Django REST Framework"] = atLeast(result.ToStatement["http"]/djangoShare, 10, "")
 			}
 		}
 		found[string(home)] = of
@@ -167,6 +167,10 @@ type operation struct {
 	// request does it over HTTP.
 	request func(t target) (request, int)
 }
+
+// djangoShare is what Django REST Framework on django-tenants reached of pgbench's pages of 20 on
+// one machine of two cores: 705 of 41,000 a second.
+const djangoShare = 705.0 / 41000
 
 const newTitle = "A new title"
 
