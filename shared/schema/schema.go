@@ -154,6 +154,9 @@ func ApplyHome(ctx context.Context, db Database) (Result, error) {
 	if err := guardDDL(ctx, conn, &res); err != nil {
 		return res, err
 	}
+	if err := allowReplication(ctx, conn, &res); err != nil {
+		return res, err
+	}
 	return res, learnTenantVersions(ctx, conn)
 }
 
@@ -209,6 +212,20 @@ BEGIN
 END $$`)
 	if isInsufficientPrivilege(err) {
 		res.Notes = append(res.Notes, "no event trigger guards the schemas of moving tenants, because this role is no superuser: change no schema while its tenant moves")
+		return nil
+	}
+	return err
+}
+
+// allowReplication lets the migrator read a blue database's changes. It needs a superuser.
+func allowReplication(ctx context.Context, conn *pgx.Conn, res *Result) error {
+	var allowed bool
+	if err := conn.QueryRow(ctx, `SELECT rolreplication FROM pg_roles WHERE rolname = 'coditect_migrator'`).Scan(&allowed); err != nil || allowed {
+		return err
+	}
+	_, err := conn.Exec(ctx, `ALTER ROLE coditect_migrator REPLICATION`)
+	if isInsufficientPrivilege(err) {
+		res.Notes = append(res.Notes, "the role coditect_migrator may not replicate, because this role is no superuser: run ALTER ROLE coditect_migrator REPLICATION as one; until then tenants too large to be copied in one step are copied while they cannot be written")
 		return nil
 	}
 	return err

@@ -1,5 +1,10 @@
 package convert
 
+import (
+	"maps"
+	"slices"
+)
+
 // Layout is what the copier and the verifier need to know: for one template, which
 // tables and columns go where. Names are bare: quote them with
 // pgx.Identifier{schema, name}.Sanitize().
@@ -89,8 +94,17 @@ type Note struct {
 // databases: what hashes and copies are compared by. Literal SET LOCALs, each to be sent as a
 // message of its own on green, reach Citus workers too.
 func CanonicalText() []string {
-	return []string{
-		`SET LOCAL timezone = 'UTC'`, `SET LOCAL datestyle = 'ISO, YMD'`, `SET LOCAL intervalstyle = 'postgres'`, `SET LOCAL extra_float_digits = 1`,
-		`SET LOCAL bytea_output = 'hex'`, `SET LOCAL xmloption = 'content'`, `SET LOCAL statement_timeout = 0`,
+	var out []string
+	for name, value := range canonical {
+		out = append(out, "SET LOCAL "+name+" = '"+value+"'")
 	}
+	slices.Sort(out)
+	return append(out, `SET LOCAL statement_timeout = 0`)
+}
+
+// CanonicalSettings are the same for a whole session, by name.
+func CanonicalSettings() map[string]string { return maps.Clone(canonical) }
+
+var canonical = map[string]string{
+	"timezone": "UTC", "datestyle": "ISO, YMD", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "xmloption": "content",
 }

@@ -1,0 +1,409 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/convert"
+)
+
+// Received is what one run of the receiver has done.
+type Received struct {
+	Changes      int64 `json:"changes"`
+	Transactions int64 `json:"transactions"`
+	Closed       bool  `json:"closed"` // the lane has no tenants and no slot: there is nothing to receive
+}
+
+// Receiver spools the changes of lanes. Safe for concurrent use; of two that receive one
+// lane, one waits for the other.
+type Receiver struct {
+	dbs   *citus.Databases // of the migrator's role
+	cfg   Config
+	crash func(point string)
+}
+
+// NewReceiver returns a receiver. crash, which may be nil, is called at each named point right after
+// an effect has become durable: tests end the process there.
+func NewReceiver(dbs *citus.Databases, cfg Config, crash func(point string)) *Receiver {
+	if crash == nil {
+		crash = func(string) {}
+	}
+	return &Receiver{dbs: dbs, cfg: cfg.WithDefaults(), crash: crash}
+}
+
+// errTaken: another receiver has moved the lane's position, or the lane was given up. Whoever
+// finds that stops without an error to anyone.
+var errTaken = errors.New("stream: another receiver owns the lane")
+
+// Receive spools a lane's changes until the budget is used up, ctx ends, or the lane has no
+// tenants any more. It returns without an error when another receiver has taken over. Called
+// again it goes on where the last one, however it ended, has committed.
+func (r *Receiver) Receive(ctx context.Context, l Lane) (Received, error) {
+	var out Received
+	if _, err := Check(ctx, r.dbs, l, r.cfg.MaxRetained); err != nil {
+		return out, err
+	}
+	closed, err := Close(ctx, r.dbs, l)
+	if err != nil || closed {
+		out.Closed = closed
+		return out, err
+	}
+	until := time.Now().Add(r.cfg.Budget)
+	s := &session{r: r, lane: l, until: until, out: &out}
+	err = s.run(ctx)
+	if errors.Is(err, errTaken) {
+		err = nil
+	}
+	return out, err
+}
+
+// session is one run over one connection to the slot.
+type session struct {
+	r         *Receiver
+	lane      Lane
+	until     time.Time
+	out       *Received
+	at        Position
+	confirmed atomic.Uint64 // committed in the spool: may be told to blue
+	ended     atomic.Bool
+}
+
+// run connects a reader of the slot with a writer of the spool.
+func (s *session) run(ctx context.Context) error {
+	control, err := s.r.dbs.Control(ctx)
+	if err != nil {
+		return err
+	}
+	if s.at, err = PositionOf(ctx, control, s.lane); err != nil {
+		return err
+	}
+	blue, err := s.r.dbs.Pool(ctx, s.lane.Database)
+	if err != nil {
+		return err
+	}
+	var xid int64
+	if err := blue.QueryRow(ctx, `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint`).Scan(&xid); err != nil {
+		return fmt.Errorf("stream: transaction ids of %s: %w", s.lane.Database, err)
+	}
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(ctx)
+	}()
+	// Somebody else may have received until a moment ago: what counts is the position now that the slot is ours.
+	if s.at, err = PositionOf(ctx, control, s.lane); err != nil {
+		return err
+	}
+	if err := s.start(ctx, conn); err != nil {
+		return err
+	}
+	if _, err := control.Exec(ctx, `UPDATE control.lane SET run_until = $4, heard_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND slot = $3`,
+		s.lane.Database, s.lane.Number, s.at.Slot, s.until); err != nil {
+		return err
+	}
+	s.confirmed.Store(uint64(s.at.Spooled))
+	events := make(chan event, 4096)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(events)
+		return s.read(ctx, conn, newDecoder(xid), events)
+	})
+	g.Go(func() error {
+		defer s.ended.Store(true)
+		w := &writer{session: s, control: control}
+		return w.write(ctx, events)
+	})
+	return g.Wait()
+}
+
+// connect opens a walsender whose values have the canonical text.
+func (s *session) connect(ctx context.Context) (*pgconn.PgConn, error) {
+	cfg, err := pgconn.ParseConfig(s.r.dbs.DSN(s.lane.Database))
+	if err != nil {
+		return nil, fmt.Errorf("stream: connection string of %s: %w", s.lane.Database, err)
+	}
+	cfg.ConnectTimeout = 5 * time.Second
+	cfg.RuntimeParams["replication"] = "database"
+	cfg.RuntimeParams["application_name"] = s.at.Slot
+	for name, value := range convert.CanonicalSettings() {
+		cfg.RuntimeParams[name] = value
+	}
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("stream: replication connection to %s: %w", s.lane.Database, err)
+	}
+	return conn, nil
+}
+
+// start begins to stream. While another receiver holds the slot it waits for it, up to the
+// end of its own budget.
+func (s *session) start(ctx context.Context, conn *pgconn.PgConn) error {
+	for {
+		err := pglogrepl.StartReplication(ctx, conn, s.at.Slot, pglogrepl.LSN(uint64(s.at.Spooled)), pglogrepl.StartReplicationOptions{
+			Mode:       pglogrepl.LogicalReplication,
+			PluginArgs: []string{"proto_version '1'", "messages 'true'", "publication_names '" + s.at.Slot + "'"},
+		})
+		if citus.StateOf(err) != objectInUse {
+			if err != nil {
+				return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
+			}
+			return nil
+		}
+		if time.Now().After(s.until) {
+			return fault.Wrap(err, fault.Unavailable, "lane_busy", "another receiver is at work on lane %d of %s", s.lane.Number, s.lane.Database)
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+		control, err := s.r.dbs.Control(ctx)
+		if err != nil {
+			return err
+		}
+		slot := s.at.Slot
+		if s.at, err = PositionOf(ctx, control, s.lane); err != nil {
+			return err
+		}
+		if s.at.Slot != slot {
+			return errTaken
+		}
+	}
+}
+
+// event is what the reader hands to the writer.
+type event struct {
+	change *change // one change, or
+	commit int64   // the end of its transaction, or
+	idle   int64   // a position before which there is nothing else
+	when   time.Time
+}
+
+// read hands on what blue sends until the budget is used up, and confirms what is spooled.
+func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, events chan<- event) error {
+	status := time.Now()
+	report := func() error {
+		status = time.Now()
+		at := pglogrepl.LSN(s.confirmed.Load())
+		return pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: at, WALFlushPosition: at, WALApplyPosition: at})
+	}
+	defer func() { _ = report() }()
+	for !s.ended.Load() && (time.Now().Before(s.until) || d.open) {
+		wait, cancel := context.WithDeadline(ctx, time.Now().Add(statusEvery))
+		msg, err := conn.ReceiveMessage(wait)
+		cancel()
+		if err != nil && (ctx.Err() != nil || !pgconn.Timeout(err)) {
+			return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
+		}
+		asked := false
+		switch m := msg.(type) {
+		case nil:
+		case *pgproto3.ErrorResponse:
+			return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, pgconn.ErrorResponseToPgError(m))
+		case *pgproto3.CopyData:
+			if asked, err = s.message(ctx, m.Data, d, events); err != nil {
+				return err
+			}
+		}
+		if asked || time.Since(status) > statusEvery {
+			if err := report(); err != nil {
+				return fmt.Errorf("stream: confirm slot %s: %w", s.at.Slot, err)
+			}
+		}
+	}
+	return nil
+}
+
+// statusEvery is how often blue hears what is spooled.
+const statusEvery = 200 * time.Millisecond
+
+// message handles one message of the walsender; it reports whether an answer is asked for.
+func (s *session) message(ctx context.Context, data []byte, d *decoder, events chan<- event) (asked bool, err error) {
+	send := func(e event) error {
+		select {
+		case events <- e:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	switch data[0] {
+	case pglogrepl.PrimaryKeepaliveMessageByteID:
+		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
+		if err != nil {
+			return false, fmt.Errorf("stream: keepalive: %w", err)
+		}
+		if !d.open {
+			err = send(event{idle: int64(k.ServerWALEnd)})
+		}
+		return k.ReplyRequested, err
+	case pglogrepl.XLogDataByteID:
+		x, err := pglogrepl.ParseXLogData(data[1:])
+		if err != nil {
+			return false, fmt.Errorf("stream: data: %w", err)
+		}
+		found, err := d.decode(x.WALData)
+		if err != nil {
+			return false, err
+		}
+		for _, e := range found {
+			if err := send(e); err != nil {
+				return false, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// Bounds of one commit in the spool.
+const (
+	spoolRows  = 5000
+	spoolBytes = 8 << 20
+)
+
+// writer commits changes to the spool.
+type writer struct {
+	*session
+	control *citus.Pool
+	members map[string]Member // by schema
+	shapes  map[shapeKey]int32
+
+	rows  []*change
+	bytes int
+	to    int64 // transactions before it are whole
+	part  [2]int64
+	count int64
+	when  time.Time
+	last  bool // nothing more will come
+}
+
+// quietFor is how often a position is committed that has only moved over what others wrote.
+const quietFor = 50 * time.Millisecond
+
+// write spools events: at once when no more are waiting, else as many as the bounds allow.
+func (w *writer) write(ctx context.Context, events <-chan event) error {
+	w.to, w.part = w.at.Spooled, [2]int64{w.at.PartLSN, w.at.PartSeq}
+	for {
+		e, ok, waiting := next(events)
+		if !waiting {
+			if err := w.flush(ctx); err != nil {
+				return err
+			}
+			if e, ok = w.await(events); !ok && w.to != w.at.Spooled {
+				continue // what has only moved the position is committed now
+			}
+		}
+		if !ok {
+			w.last = true
+			return w.flush(ctx)
+		}
+		w.take(e)
+		if len(w.rows) >= spoolRows || w.bytes >= spoolBytes {
+			if err := w.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// next takes an event if one is waiting, or the channel is closed.
+func next(events <-chan event) (e event, ok, waiting bool) {
+	select {
+	case e, ok = <-events:
+		return e, ok, true
+	default:
+		return e, false, false
+	}
+}
+
+// await waits for an event; while a position is to be committed, not for long. The reader closes
+// the channel at the latest when its context ends.
+func (w *writer) await(events <-chan event) (e event, ok bool) {
+	if w.to == w.at.Spooled {
+		e, ok = <-events
+		return e, ok
+	}
+	t := time.NewTimer(quietFor)
+	defer t.Stop()
+	select {
+	case e, ok = <-events:
+		return e, ok
+	case <-t.C:
+		return e, false
+	}
+}
+
+func (w *writer) take(e event) {
+	switch {
+	case e.change != nil:
+		c := e.change
+		// Of a transaction that was spooled in parts, a receiver before this one has these already.
+		if c.lsn == w.at.PartLSN && c.seq <= w.at.PartSeq {
+			return
+		}
+		w.rows = append(w.rows, c)
+		w.bytes += c.size
+		w.part = [2]int64{c.lsn, c.seq}
+	case e.commit != 0:
+		w.to, w.part, w.when = e.commit, [2]int64{}, e.when
+		w.count++
+	case e.idle > w.to:
+		w.to = e.idle // of a transaction that is there in part, the rest is yet to come
+	}
+}
+
+// flush commits what was taken, together with the lane's new position.
+func (w *writer) flush(ctx context.Context) error {
+	if w.to == w.at.Spooled && w.part == [2]int64{w.at.PartLSN, w.at.PartSeq} {
+		return nil
+	}
+	// A position that has only moved over what does not concern us is worth a commit now and then.
+	quiet := len(w.rows) == 0 && w.count == 0 && !w.last
+	if quiet && w.at.Heard != nil && time.Since(*w.at.Heard) < quietFor {
+		return nil
+	}
+	if err := w.know(ctx); err != nil {
+		return err
+	}
+	err := pgx.BeginFunc(ctx, w.control, func(tx pgx.Tx) error {
+		var when *time.Time
+		if !w.when.IsZero() {
+			when = &w.when
+		}
+		tag, err := tx.Exec(ctx, `UPDATE control.lane SET spooled = $4, part_lsn = $5, part_seq = $6, last_commit = coalesce($9, last_commit), heard_at = clock_timestamp(),
+				wal_end = greatest(wal_end, $4)
+			WHERE database_name = $1 AND number = $2 AND slot = $3 AND spooled = $7 AND part_seq = $8`,
+			w.lane.Database, w.lane.Number, w.at.Slot, w.to, w.part[0], w.part[1], w.at.Spooled, w.at.PartSeq, when)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return errTaken
+		}
+		return w.copyRows(ctx, tx)
+	})
+	if err != nil {
+		return fmt.Errorf("stream: spool lane %d of %s: %w", w.lane.Number, w.lane.Database, err)
+	}
+	w.r.crash("spooled")
+	now := time.Now()
+	w.at.Spooled, w.at.PartLSN, w.at.PartSeq, w.at.Heard = w.to, w.part[0], w.part[1], &now
+	w.confirmed.Store(uint64(w.to))
+	w.out.Changes += int64(len(w.rows))
+	w.out.Transactions += w.count
+	w.rows, w.bytes, w.count, w.when = w.rows[:0], 0, 0, time.Time{}
+	return nil
+}
