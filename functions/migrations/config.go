@@ -8,6 +8,7 @@ import (
 
 	"github.com/sethvargo/go-envconfig"
 
+	"github.com/coditect/platform/shared/archive"
 	"github.com/coditect/platform/shared/auth"
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/edge"
@@ -21,6 +22,7 @@ type Config struct {
 	Databases     citus.Config
 	Queue         taskqueue.Config
 	Migration     migration.Config
+	Archive       archive.Config
 	Identity      auth.IdentityConfig
 	SweepPatience time.Duration `env:"CODITECT_SWEEP_PATIENCE,default=5s"` // a run in which nobody is at work for longer gets its lost tasks back
 }
@@ -46,6 +48,31 @@ func open(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts, err := archiveOf(cfg.Archive)
+	if err != nil {
+		return nil, err
+	}
 	who := auth.KeysOr{Keys: auth.NewKeys(dbs), Other: machines}
-	return New(migration.New(dbs, queue, cfg.Migration), who, cfg.SweepPatience, edge.Config{Deadline: deadline}), nil
+	return New(migration.New(dbs, queue, cfg.Migration, opts...), who, cfg.SweepPatience, edge.Config{Deadline: deadline}), nil
+}
+
+// archiveOf lets the mover finalise if there is an archive.
+func archiveOf(cfg archive.Config) ([]migration.Option, error) {
+	if cfg.URL == "" {
+		return nil, nil
+	}
+	a, err := archive.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return []migration.Option{migration.WithArchive(Dumps{a})}, nil
+}
+
+// Dumps is an archive as the mover knows it.
+type Dumps struct{ *archive.Archive }
+
+// Save implements migration.Archive.
+func (d Dumps) Save(ctx context.Context, dsn, schema, name string) (migration.Dump, error) {
+	saved, err := d.Archive.Save(ctx, dsn, schema, name)
+	return migration.Dump(saved), err
 }

@@ -1,5 +1,5 @@
 // Package migrations is the HTTP function with which operators move tenants from blue to
-// green: look before the start, start, watch, pause, resume, cancel, undo.
+// green: look before the start, start, watch, pause, resume, cancel, undo, finalise.
 //
 // The domain is shared/migration; here requests are decoded and answered. The work itself
 // is done by functions/migrationstep.
@@ -54,6 +54,7 @@ func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration,
 	register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run", 200, fault.Conflict), f.resume)
 	register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
 	register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
+	register(e, op("finaliseMove", "POST", "/runs/{id}/tenants/{tenant}/finalise", auth.MigrationsWrite, "End a green tenant's way back: archive its blue schema, then drop it", 200, fault.Conflict, fault.Unavailable), f.finalise)
 	register(e, op("sweep", "POST", "/sweep", auth.MigrationsWrite, "Do what a crash has left undone (Cloud Scheduler)", 200), f.sweep)
 	return e
 }
@@ -126,6 +127,14 @@ func (f api) undo(ctx context.Context, p auth.Principal, in *undoInput) (*struct
 		return nil, err
 	}
 	return nil, f.mover.Undo(ctx, in.ID, in.Tenant, p.Subject)
+}
+
+func (f api) finalise(ctx context.Context, p auth.Principal, in *finaliseInput) (*finalisedOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	done, err := f.mover.Finalise(ctx, in.ID, in.Tenant, p.Subject, in.Now)
+	return &finalisedOutput{done}, err
 }
 
 func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweptOutput, error) {

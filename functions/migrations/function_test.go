@@ -11,9 +11,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coditect/platform/functions/migrations"
+	"github.com/coditect/platform/shared/archive"
 	"github.com/coditect/platform/shared/auth"
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/citus/localpg"
 	"github.com/coditect/platform/shared/edge"
 	"github.com/coditect/platform/shared/edge/edgetest"
 	"github.com/coditect/platform/shared/migration"
@@ -41,10 +43,36 @@ func (w *world) EnqueueStep(_ context.Context, _ string, body []byte, _ time.Tim
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{Env: citustest.New(t), t: t}
-	w.mover = migration.New(w.Migrator, w, migration.Config{})
+	w.mover = migration.New(w.Migrator, w, migration.Config{}, migration.WithArchive(dumps(t)))
 	w.Client = edgetest.New(t, migrations.New(w.mover, auth.NewKeys(w.Databases), 0, edge.Config{Logger: edge.NewLogger(io.Discard, nil)}))
 	w.operator = w.key(auth.NewKey{Name: "operator", Kind: auth.Operator, Scopes: auth.AllScopes()})
 	return w
+}
+
+// dumps is an archive in a folder of the test.
+func dumps(t *testing.T) migrations.Dumps {
+	t.Helper()
+	bin, err := localpg.Programs()
+	require.NoError(t, err)
+	a, err := archive.Open(archive.Config{URL: "file://" + t.TempDir(), Programs: bin})
+	require.NoError(t, err)
+	return migrations.Dumps{Archive: a}
+}
+
+func TestAnOperatorFinalises(t *testing.T) {
+	w := newWorld(t)
+	id := w.NewTenant(t, tenant.Blue)
+	started, _ := w.Do(201, w.operator, "POST", "/runs", `{"source":"platform"}`)
+	path := "/runs/" + started["id"].(string) + "/tenants/" + id.String() + "/finalise"
+	w.Refused(409, "not_green", w.operator, "POST", path+"?now=true", "")
+	w.step(100)
+	w.Refused(409, "observation_time", w.operator, "POST", path, "")
+	done, _ := w.Do(200, w.operator, "POST", path+"?now=true", "")
+	require.Equal(t, "finalised", done["state"])
+	require.Contains(t, done["archive"], id.String())
+	require.NotEmpty(t, done["dropped_at"])
+	swept, _ := w.Do(200, w.operator, "POST", "/sweep", "")
+	require.EqualValues(t, 0, swept["finalised"])
 }
 
 func (w *world) key(n auth.NewKey) string {
@@ -144,7 +172,7 @@ func TestOnlyOperatorsMove(t *testing.T) {
 	tenantKey := w.key(auth.NewKey{Name: "tenant", Kind: auth.TenantKey, Tenant: own, Scopes: []string{auth.TenantsRead, auth.ProjectsWrite}})
 	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
 	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "POST /runs/" + id + "/pause": "",
-		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /sweep": ""}
+		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /sweep": ""}
 	for route, body := range routes {
 		var method, path string
 		_, err := fmt.Sscan(route, &method, &path)

@@ -83,6 +83,14 @@ type undoInput struct {
 	Tenant tenant.ID `path:"tenant" format:"uuid"`
 }
 
+type finaliseInput struct {
+	RunInput
+	Tenant tenant.ID `path:"tenant" format:"uuid"`
+	Now    bool      `query:"now" doc:"Do not wait for the end of the observation time"`
+}
+
+type finalisedOutput struct{ Body migration.Finalisation }
+
 type sweptOutput struct{ Body migration.Swept }
 
 // changed runs one of the changes of a run's state.

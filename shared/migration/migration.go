@@ -48,6 +48,9 @@ type Config struct {
 	LockTimeout  time.Duration `env:"CODITECT_FENCE_LOCK_TIMEOUT,default=50ms"` // how long the fence may queue behind a writer, and others behind it
 	MaxAttempts  int           `env:"CODITECT_MOVE_ATTEMPTS,default=12"`        // claims of one move before it is undone
 	Lease        time.Duration `env:"CODITECT_BATCH_LEASE,default=5s"`          // of a batch, renewed while its step lives
+
+	Observation      time.Duration `env:"CODITECT_OBSERVATION,default=720h"`     // after which a green tenant's blue schema is archived and dropped
+	FinalisePerSweep int           `env:"CODITECT_FINALISE_PER_SWEEP,default=4"` // tenants of one sweep for which that is done, at most
 }
 
 // withDefaults fills what a caller left zero.
@@ -60,6 +63,7 @@ func (c Config) withDefaults() Config {
 	def(&c.StepBudget, 10*time.Second)
 	def(&c.LockTimeout, 50*time.Millisecond)
 	def(&c.Lease, 5*time.Second)
+	def(&c.Observation, 30*24*time.Hour)
 	if c.GroupTenants <= 0 {
 		c.GroupTenants = 24
 	}
@@ -74,6 +78,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ChunkPages <= 0 {
 		c.ChunkPages = 8192
+	}
+	if c.FinalisePerSweep <= 0 {
+		c.FinalisePerSweep = 4
 	}
 	if c.MaxAttempts <= 0 {
 		c.MaxAttempts = 12
@@ -90,6 +97,7 @@ type Mover struct {
 	layouts *layouts
 	steps   chan struct{} // one for each step at work: it holds connections while it asks for more
 	calm    calm
+	archive Archive // nil: nothing is finalised
 	now     func() time.Time
 	crash   func(point string) // tests kill the process here
 }

@@ -267,11 +267,11 @@ func shareSchemas(ctx context.Context, blue *pgx.Conn, tenants []source.Tenant) 
 	return there, nil
 }
 
-// becomeOwners makes the migrator a member of the tables' owners: whoever raises the
-// fence must be able to act as them.
+// becomeOwners makes the migrator a member of the owners of tables and schemas: whoever raises
+// the fence, or drops a schema that its tenant has left, must be able to act as them.
 func becomeOwners(ctx context.Context, blue *pgx.Conn) error {
 	rows, err := blue.Query(ctx, `SELECT DISTINCT r.rolname FROM coditect.gate g JOIN pg_namespace n ON n.nspname = g.schema_name
-		JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') JOIN pg_roles r ON r.oid = c.relowner
+		LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') JOIN pg_roles r ON r.oid IN (c.relowner, n.nspowner)
 		WHERE NOT r.rolsuper AND NOT pg_has_role('coditect_migrator', r.oid, 'MEMBER')`)
 	if err != nil {
 		return err

@@ -14,9 +14,10 @@ import (
 
 // Swept says what a sweep found to do.
 type Swept struct {
-	Enqueued int `json:"enqueued"` // batches whose task was lost
-	Lifted   int `json:"lifted"`   // fences that a crash left up over an undone move
-	Finished int `json:"finished"` // runs whose last batch was done
+	Enqueued  int `json:"enqueued"`  // batches whose task was lost
+	Lifted    int `json:"lifted"`    // fences that a crash left up over an undone move
+	Finished  int `json:"finished"`  // runs whose last batch was done
+	Finalised int `json:"finalised"` // tenants whose blue schema is archived and dropped now
 }
 
 // wakeAtOnce is how many batches of a silent run a sweep enqueues: enough to get it
@@ -66,7 +67,10 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 	if out.Lifted, err = m.liftLeft(ctx); err != nil {
 		return out, err
 	}
-	out.Finished, err = m.finishRuns(ctx)
+	if out.Finished, err = m.finishRuns(ctx); err != nil {
+		return out, err
+	}
+	out.Finalised, err = m.finaliseDue(ctx)
 	return out, err
 }
 
@@ -201,7 +205,7 @@ func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
 		s.Seconds = end.Sub(*s.StartedAt).Seconds()
 	}
 	b := &pgx.Batch{}
-	b.Queue(`SELECT state, count(*), coalesce(sum(rows) FILTER (WHERE state = 'green'), 0)::bigint FROM control.move WHERE run_id = $1 GROUP BY state`, id).
+	b.Queue(`SELECT state, count(*), coalesce(sum(rows) FILTER (WHERE state IN ('green', 'finalised')), 0)::bigint FROM control.move WHERE run_id = $1 GROUP BY state`, id).
 		Query(func(rows pgx.Rows) error {
 			var (
 				state  State
@@ -214,10 +218,10 @@ func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
 			return err
 		})
 	b.Queue(`SELECT coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY p), 0), coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY p), 0), coalesce(max(p), 0)::float8
-		FROM (SELECT pause_us / 1000.0 AS p FROM control.move WHERE run_id = $1 AND state = 'green' AND pause_us IS NOT NULL) x`, id).
+		FROM (SELECT pause_us / 1000.0 AS p FROM control.move WHERE run_id = $1 AND state IN ('green', 'finalised') AND pause_us IS NOT NULL) x`, id).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&s.Pause.P50, &s.Pause.P99, &s.Pause.Max) })
 	b.Queue(`SELECT m.tenant_id, t.schema_name, m.state, m.error FROM control.move m JOIN control.tenant t ON t.id = m.tenant_id
-		WHERE m.run_id = $1 AND m.error IS NOT NULL AND m.state <> 'green' ORDER BY m.tenant_id LIMIT 100`, id).
+		WHERE m.run_id = $1 AND m.error IS NOT NULL AND m.state NOT IN ('green', 'finalised') ORDER BY m.tenant_id LIMIT 100`, id).
 		Query(func(rows pgx.Rows) (err error) {
 			s.Failed, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Failure])
 			return err

@@ -36,6 +36,13 @@ func New(base, key string) (*Client, error) {
 	return &Client{base: u, key: key, http: &http.Client{Timeout: patience}}, nil
 }
 
+// Patient returns a client that waits for an answer for as long as d.
+func (c *Client) Patient(d time.Duration) *Client {
+	patient := *c
+	patient.http = &http.Client{Timeout: d}
+	return &patient
+}
+
 // Problem is an answer other than 2xx (RFC 9457).
 type Problem struct {
 	Status    int     `json:"status"`

@@ -69,7 +69,7 @@ Two kinds of commands:
 
   preflight, migrate, tenants   ask the functions over HTTP, as ` + urlVariable + `
                                 (` + defaultURL + ` by default) and ` + keyVariable + ` say
-  schema, keys, source          work on the databases of ` + greenVariable + ` and
+  schema, keys, source, archive work on the databases of ` + greenVariable + ` and
                                 ` + blueVariable + `, which must name an administrator
 
 Results are written to standard output, with --json as JSON and nothing else;
@@ -101,7 +101,7 @@ func Run(ctx context.Context, args []string, w World) int {
 	f.BoolVar(&p.json, "json", false, "print the result as JSON")
 	f.StringVar(&p.url, "url", "", "address of the functions; "+urlVariable+" when absent, else "+defaultURL)
 	f.StringVar(&p.key, "key", "", "API key; better in "+keyVariable+", because others on this machine can read command lines")
-	root.AddCommand(p.preflight(), p.migrate(), p.tenants(), p.schema(), p.keys(), p.source())
+	root.AddCommand(p.preflight(), p.migrate(), p.tenants(), p.schema(), p.keys(), p.source(), p.archive())
 	return p.report(root.ExecuteContext(ctx))
 }
 

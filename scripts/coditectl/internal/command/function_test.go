@@ -17,8 +17,10 @@ import (
 	"github.com/coditect/platform/scripts/coditectl/internal/command"
 	"github.com/coditect/platform/scripts/internal/gateway"
 	"github.com/coditect/platform/scripts/internal/terminal"
+	"github.com/coditect/platform/shared/archive"
 	"github.com/coditect/platform/shared/auth"
 	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/citus/localpg"
 	"github.com/coditect/platform/shared/edge"
 	"github.com/coditect/platform/shared/migration"
 	tenants "github.com/coditect/platform/shared/tenant"
@@ -42,7 +44,11 @@ func TestCommandsMeetTheFunction(t *testing.T) {
 	db := citustest.New(t)
 	moving, staying := db.NewTenant(t, tenants.Blue), db.NewTenant(t, tenants.Blue)
 	queue := make(inline, 1000)
-	mover := migration.New(db.Migrator, queue, migration.Config{})
+	bin, err := localpg.Programs()
+	require.NoError(t, err)
+	dumps, err := archive.Open(archive.Config{URL: "file://" + t.TempDir(), Programs: bin})
+	require.NoError(t, err)
+	mover := migration.New(db.Migrator, queue, migration.Config{}, migration.WithArchive(migrations.Dumps{Archive: dumps}))
 	function := httptest.NewServer(migrations.New(mover, auth.NewKeys(db.Databases), 0, edge.Config{Logger: edge.NewLogger(io.Discard, nil)}))
 	t.Cleanup(function.Close)
 	target, err := url.Parse(function.URL)
@@ -50,7 +56,7 @@ func TestCommandsMeetTheFunction(t *testing.T) {
 	door := httptest.NewServer(gateway.New(map[string]*url.URL{"migrations": target}))
 	t.Cleanup(door.Close)
 
-	env := map[string]string{"CODITECT_URL": door.URL, "CODITECT_GREEN_DSN": db.GreenAdmin}
+	env := map[string]string{"CODITECT_URL": door.URL, "CODITECT_GREEN_DSN": db.GreenAdmin, "CODITECT_PG_PROGRAMS": bin}
 	r := call(t, env, "keys", "create", "--operator", "--scope", "migrations:read,migrations:write")
 	require.Equal(t, 0, r.code, r.err)
 	env["CODITECT_KEY"] = strings.TrimSpace(r.out)
@@ -91,10 +97,30 @@ func TestCommandsMeetTheFunction(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, tenants.Green, placed.Home)
 
+	require.Equal(t, "There is no dump.\n", call(t, env, "archive", "list").out)
+	r = call(t, env, "migrate", "finalise", id, moving.String())
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.err, "error: the tenant can go back to blue until ")
+	r = call(t, env, "migrate", "finalise", id, moving.String(), "--now")
+	require.Equal(t, 0, r.code, r.err)
+	require.Contains(t, r.out, "Tenant "+moving.String()+" is finalised: schema t_")
+	require.Contains(t, call(t, env, "archive", "list").out, moving.String()+"  platform  t_")
+	into := citustest.EmptyDatabase(t)
+	r = call(t, env, "archive", "restore", moving.String(), "--into", into)
+	require.Equal(t, result{1, "", "error: the database lacks the platform's functions, which the tenant's tables need; --prepare makes them\n"}, r)
+	r = call(t, env, "archive", "restore", moving.String(), "--into", into, "--prepare")
+	require.Equal(t, 0, r.code, r.err)
+	require.Contains(t, r.out, "tables with 0 rows, the same as were archived\n")
+	r = call(t, env, "archive", "restore", moving.String(), "--into", into)
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.err, "error: the database has a schema t_")
+	r = call(t, env, "archive", "restore", staying.String(), "--into", into)
+	require.Equal(t, result{1, "", "error: tenant " + staying.String() + " has no dump in the archive\n"}, r)
+
 	r = call(t, env, "migrate", "cancel", id)
 	require.Equal(t, result{1, "", "error: the run is done; only a run that is running or paused can become cancelling\n"}, r)
 	r = call(t, env, "migrate", "undo", id, moving.String())
-	require.Equal(t, result{1, "", "error: the tenant's move is green; only one that is planned, copying or fenced can be undone\n"}, r)
+	require.Equal(t, result{1, "", "error: the tenant's move is finalised; only one that is planned, copying or fenced can be undone\n"}, r)
 	r = call(t, env, "migrate", "start", "--source", "platform", "--tenant", moving.String())
 	require.Equal(t, 1, r.code)
 	require.Contains(t, r.err, "error: some tenants cannot be moved: --tenant "+moving.String()+" must be a tenant of source \"platform\"")

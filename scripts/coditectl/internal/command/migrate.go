@@ -53,7 +53,7 @@ func (o *order) check() error {
 
 func (p *program) migrate() *cobra.Command {
 	c := &cobra.Command{Use: "migrate", Short: "Move tenants from blue to green", Args: cobra.ArbitraryArgs, RunE: group}
-	c.AddCommand(p.migrateStart(), p.migrateStatus(), p.migrateList(), p.migrateWatch(), p.migrateUndo(),
+	c.AddCommand(p.migrateStart(), p.migrateStatus(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateFinalise(),
 		p.change("pause", "Pause a run after the tenants that are moving at the moment"),
 		p.change("resume", "Go on with a paused run"),
 		p.change("cancel", "End a run: green tenants stay green, the others stay blue"))
