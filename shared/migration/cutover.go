@@ -200,7 +200,14 @@ func (m *Mover) flip(ctx context.Context, run Run, blue *citus.Pool, l convert.L
 	// For the report only: a crash before this line leaves the pause unknown.
 	_, err = control.Exec(ctx, `UPDATE control.move m SET pause_us = x.pause FROM unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, pause)
 		WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id`, run.ID, tenantsOf(moves), pauses)
-	return err
+	if err != nil {
+		return err
+	}
+	var rows int64
+	for _, n := range counts {
+		rows += n
+	}
+	return m.spend(ctx, run, rows)
 }
 
 // refuse undoes the moves of tenants whose rows are not the same on both sides. The

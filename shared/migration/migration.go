@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/migration/planner"
 	"github.com/coditect/platform/shared/tenant"
 )
 
@@ -48,6 +49,7 @@ type Config struct {
 	LockTimeout  time.Duration `env:"CODITECT_FENCE_LOCK_TIMEOUT,default=50ms"` // how long the fence may queue behind a writer, and others behind it
 	MaxAttempts  int           `env:"CODITECT_MOVE_ATTEMPTS,default=12"`        // claims of one move before it is undone
 	Lease        time.Duration `env:"CODITECT_BATCH_LEASE,default=5s"`          // of a batch, renewed while its step lives
+	StepsAtOnce  int           `env:"CODITECT_STEPS_AT_ONCE,default=4"`         // what the queue delivers at the same time, for estimates
 
 	Observation      time.Duration `env:"CODITECT_OBSERVATION,default=720h"`     // after which a green tenant's blue schema is archived and dropped
 	FinalisePerSweep int           `env:"CODITECT_FINALISE_PER_SWEEP,default=4"` // tenants of one sweep for which that is done, at most
@@ -82,6 +84,9 @@ func (c Config) withDefaults() Config {
 	if c.FinalisePerSweep <= 0 {
 		c.FinalisePerSweep = 4
 	}
+	if c.StepsAtOnce <= 0 {
+		c.StepsAtOnce = 4
+	}
 	if c.MaxAttempts <= 0 {
 		c.MaxAttempts = 12
 	}
@@ -97,8 +102,9 @@ type Mover struct {
 	layouts *layouts
 	steps   chan struct{} // one for each step at work: it holds connections while it asks for more
 	calm    calm
-	archive Archive // nil: nothing is finalised
-	now     func() time.Time
+	archive Archive            // nil: nothing is finalised
+	now     func() time.Time   // measures
+	clock   func() time.Time   // tells the time of day that plans are kept by
 	crash   func(point string) // tests kill the process here
 }
 
@@ -113,9 +119,13 @@ type Option func(*Mover)
 // durable: tests kill the process there.
 func WithCrashPoints(f func(point string)) Option { return func(m *Mover) { m.crash = f } }
 
+// WithClock sets the clock by which plans are kept: allowed hours, soaks, rows a second and the
+// age of statistics. What is measured, a pause or a lease, goes by the machine's.
+func WithClock(now func() time.Time) Option { return func(m *Mover) { m.clock = now } }
+
 // New returns a mover over databases that were opened with the migrator's role.
 func New(dbs *citus.Databases, queue Queue, cfg Config, opts ...Option) *Mover {
-	m := &Mover{dbs: dbs, queue: queue, cfg: cfg.withDefaults(), layouts: newLayouts(), now: time.Now,
+	m := &Mover{dbs: dbs, queue: queue, cfg: cfg.withDefaults(), layouts: newLayouts(), now: time.Now, clock: time.Now,
 		steps: make(chan struct{}, max(1, dbs.MaxConns()/stepConns)), crash: func(string) {}}
 	for _, o := range opts {
 		o(m)
@@ -133,6 +143,20 @@ type Run struct {
 	CreatedAt  time.Time     `json:"created_at"`
 	StartedAt  *time.Time    `json:"started_at,omitempty"`
 	FinishedAt *time.Time    `json:"finished_at,omitempty"`
+
+	Wave           int            `json:"wave"` // the open one
+	LastWave       int            `json:"last_wave"`
+	NextWaveAt     *time.Time     `json:"next_wave_at,omitempty"` // the open one is done
+	Soak           time.Duration  `json:"-"`
+	Concurrency    int            `json:"concurrency,omitempty"`
+	RowsPerSecond  int64          `json:"rows_per_second,omitempty"`
+	Hours          planner.Hours  `json:"hours,omitzero"`
+	WaitsUntil     *time.Time     `json:"waits_until,omitempty"` // the opening of its hours
+	Budget         planner.Budget `json:"budget,omitzero"`
+	ErrorsAccepted int64          `json:"errors_accepted,omitempty"` // of the budget: those that an operator has resumed it with
+	Halted         *string        `json:"halted,omitempty"`          // why it paused by itself
+
+	credit planner.Credit
 }
 
 // Move is one tenant's move.

@@ -11,10 +11,11 @@ import (
 // Preflight is what a look before the start has found.
 type Preflight struct {
 	Source   string              `json:"source"`
-	Tenants  int                 `json:"tenants"`  // looked at
+	Tenants  int                 `json:"tenants"`  // chosen by the rules, and looked at
 	LeftOut  int                 `json:"left_out"` // of these, refused by name
 	Bytes    int64               `json:"bytes"`    // estimated, of those that can be moved
 	Findings []preflight.Finding `json:"findings"`
+	Plan     *PlanReport         `json:"plan,omitempty"` // what a start would do; none when nobody can be moved
 }
 
 // summary names the first blockers, for an error message.
@@ -43,15 +44,15 @@ func (p Preflight) summary() string {
 
 // Check looks for everything that would make the moves of a plan fail. It changes nothing.
 func (m *Mover) Check(ctx context.Context, p Plan) (Preflight, error) {
-	if err := p.check(); err != nil {
+	if err := p.check(m.clock()); err != nil {
 		return Preflight{}, err
 	}
 	report, _, err := m.preflight(ctx, p)
 	return report, err
 }
 
-// preflight resolves the tenants of a checked plan and returns those that can be moved.
-func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, []candidate, error) {
+// preflight resolves the tenants of a checked plan and lays out those that can be moved.
+func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, schedule, error) {
 	report := Preflight{Source: p.Source, Findings: []preflight.Finding{}}
 	control, err := m.control(ctx)
 	if err != nil {
@@ -60,6 +61,14 @@ func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, []candidate, 
 	all, err := candidates(ctx, control, p)
 	if err != nil || len(all) == 0 {
 		return report, nil, err
+	}
+	all, left, err := m.choose(ctx, p, all)
+	if err != nil {
+		return report, nil, err
+	}
+	report.Plan = plannedWithout(left)
+	if len(all) == 0 {
+		return report, nil, nil
 	}
 	report.Tenants = len(all)
 	in := preflight.Input{Green: control, GreenSchema: schema.GreenSchema, MaxPause: p.MaxPause, Speed: preflight.Speed{AheadMax: m.cfg.AheadMax}}
@@ -79,8 +88,9 @@ func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, []candidate, 
 		return report, nil, err
 	}
 	report.Findings = append(report.Findings, found.Findings...)
-	movable := m.movable(all, found, &report)
-	return report, movable, nil
+	waves := layOut(p, m.movable(all, found, &report))
+	report.Plan.fill(m.clock(), p, waves, m.parallel(p.Concurrency))
+	return report, waves, nil
 }
 
 // contentOf estimates what a tenant's rows take. The size of small tables says little:
@@ -107,9 +117,9 @@ func (m *Mover) movable(all []candidate, found *preflight.Report, report *Prefli
 			stopped[f.Schema] = true
 		}
 	}
-	size := map[string]int64{}
+	estimate := map[string]preflight.Estimate{}
 	for _, e := range found.Estimates {
-		size[e.Schema] = contentOf(e, len(found.Layout.Tables))
+		estimate[e.Schema] = e
 	}
 	var out []candidate
 	for _, c := range all {
@@ -117,7 +127,8 @@ func (m *Mover) movable(all []candidate, found *preflight.Report, report *Prefli
 			report.LeftOut++
 			continue
 		}
-		c.bytes = size[c.Schema]
+		e := estimate[c.Schema]
+		c.bytes, c.rows, c.work, c.pause = contentOf(e, len(found.Layout.Tables)), e.Rows, e.Work, e.Pause
 		report.Bytes += c.bytes
 		out = append(out, c)
 	}

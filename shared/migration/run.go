@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,136 +14,44 @@ import (
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/planner"
 	"github.com/coditect/platform/shared/tenant"
 )
-
-// Bounds of what a run may be asked for.
-const (
-	DefaultBatchSize = 50
-	MaxBatchSize     = 1000
-	DefaultMaxPause  = 30 * time.Second
-	MaxMaxPause      = time.Minute // what is larger than this allows cannot be hashed in one step
-)
-
-// Plan is what an operator asks for.
-type Plan struct {
-	Source    string
-	Tenants   []tenant.ID   // none: every tenant of the source that lives in blue
-	BatchSize int           // tenants in one batch; 0 is DefaultBatchSize
-	MaxPause  time.Duration // a tenant whose estimated write pause is longer is refused by name; 0 is DefaultMaxPause
-	Actor     string        // who asks, for the audit trail
-}
-
-func (p *Plan) check() error {
-	if p.BatchSize == 0 {
-		p.BatchSize = DefaultBatchSize
-	}
-	if p.MaxPause == 0 {
-		p.MaxPause = DefaultMaxPause
-	}
-	switch {
-	case p.Source == "":
-		return fault.BadField("source", "must name a source: %q for the platform's own blue tenants, or a registered foreign one", platformSource)
-	case p.BatchSize < 1 || p.BatchSize > MaxBatchSize:
-		return fault.BadField("batch_size", "must be between 1 and %d", MaxBatchSize)
-	case p.MaxPause < time.Millisecond || p.MaxPause > MaxMaxPause:
-		return fault.BadField("max_pause_ms", "must be between 1 and %d", MaxMaxPause.Milliseconds())
-	}
-	return nil
-}
-
-// candidate is a tenant that a run would move.
-type candidate struct {
-	ID       tenant.ID
-	Name     string
-	Database string
-	Schema   string
-	Epoch    int64
-	bytes    int64
-}
-
-// candidates resolves a plan's tenants. One that is not of the source, not in blue, or
-// part of another open run is a fault that names it.
-func candidates(ctx context.Context, control *citus.Pool, p Plan) ([]candidate, error) {
-	var known bool
-	if err := control.QueryRow(ctx, `SELECT EXISTS (SELECT FROM control.source WHERE name = $1)`, p.Source).Scan(&known); err != nil {
-		return nil, err
-	}
-	if !known {
-		return nil, fault.BadField("source", "must be a registered source; there is no %q", p.Source)
-	}
-	chosen := p.Tenants
-	if chosen == nil {
-		chosen = []tenant.ID{}
-	}
-	rows, err := control.Query(ctx, `SELECT t.id, t.name, t.database_name, t.schema_name, t.epoch FROM control.tenant t
-		WHERE t.source = $1 AND t.home = 'blue' AND t.status IN ('active', 'suspended') AND (cardinality($2::uuid[]) = 0 OR t.id = ANY($2))
-		  AND NOT EXISTS (SELECT FROM control.move m WHERE m.tenant_id = t.id AND (m.state NOT IN ('blue', 'finalised') OR m.purge_due))
-		ORDER BY t.id`, p.Source, chosen)
-	if err != nil {
-		return nil, err
-	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c candidate, err error) {
-		return c, row.Scan(&c.ID, &c.Name, &c.Database, &c.Schema, &c.Epoch)
-	})
-	if err != nil {
-		return nil, err
-	}
-	got := map[tenant.ID]bool{}
-	for _, c := range out {
-		got[c.ID] = true
-	}
-	var missing []fault.Field
-	for i, id := range chosen {
-		if !got[id] {
-			missing = append(missing, fault.Field{Name: fmt.Sprintf("tenants[%d]", i),
-				Message: fmt.Sprintf("%s must be a tenant of source %q that lives in blue and takes part in no other run", id, p.Source)})
-		}
-	}
-	if missing != nil {
-		return nil, &fault.Error{Kind: fault.Invalid, Code: "tenants_not_movable", Message: "some tenants cannot be moved", Fields: missing}
-	}
-	return out, nil
-}
 
 // Start checks a plan, records it as a run, and enqueues its batches. Tenants that the
 // preflight refuses are left out and named in its report; when it refuses all, or the
 // source as a whole, no run is made and the error is a Conflict fault, code
 // "preflight_failed".
 func (m *Mover) Start(ctx context.Context, p Plan) (Run, Preflight, error) {
-	if err := p.check(); err != nil {
+	if err := p.check(m.clock()); err != nil {
 		return Run{}, Preflight{}, err
 	}
 	control, err := m.control(ctx)
 	if err != nil {
 		return Run{}, Preflight{}, err
 	}
-	report, movable, err := m.preflight(ctx, p)
+	report, waves, err := m.preflight(ctx, p)
 	if err != nil {
 		return Run{}, report, err
 	}
-	if len(movable) == 0 {
-		return Run{}, report, fault.New(fault.Conflict, "preflight_failed", "no tenant of source %q can be moved: %s", p.Source, report.summary())
+	if len(waves) == 0 {
+		return Run{}, report, nobodyMoves(p, report)
 	}
-	run := Run{ID: uuid.Must(uuid.NewV7()), Source: p.Source}
-	batches := (len(movable) + p.BatchSize - 1) / p.BatchSize
+	run := Run{ID: uuid.Must(uuid.NewV7())}
+	var due []StepTask
 	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `INSERT INTO control.run (id, source, state, max_pause_ms, created_by, started_at) VALUES ($1, $2, 'running', $3, $4, clock_timestamp())`,
-			run.ID, p.Source, p.MaxPause.Milliseconds(), p.Actor); err != nil {
+		if err := record(ctx, tx, run.ID, p, waves, report.Plan); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `INSERT INTO control.batch (run_id, number, step, enqueued_at) SELECT $1, n, 1, clock_timestamp() FROM generate_series(1, $2::int) n`, run.ID, batches); err != nil {
+		detail := map[string]any{"tenants": report.Plan.Chosen, "left_out": report.LeftOut, "left_out_by_rules": report.Plan.Reasons, "plan": p, "span": report.Plan.Span}
+		if err := note(ctx, tx, run.ID, nil, p.Actor, "started", detail); err != nil {
 			return err
 		}
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"control", "move"}, []string{"run_id", "tenant_id", "batch", "state", "epoch", "bytes"},
-			pgx.CopyFromSlice(len(movable), func(i int) ([]any, error) {
-				c := movable[i]
-				return []any{run.ID, c.ID, i/p.BatchSize + 1, string(Planned), c.Epoch, c.bytes}, nil
-			}))
-		if err != nil {
+		if err := m.openWave(ctx, tx, run.ID, 1); err != nil {
 			return err
 		}
-		return note(ctx, tx, run.ID, nil, p.Actor, "started", map[string]any{"tenants": len(movable), "left_out": report.LeftOut, "batch_size": p.BatchSize})
+		due, err = m.admit(ctx, tx, run.ID)
+		return err
 	})
 	if citus.StateOf(err) == "23505" {
 		return Run{}, report, fault.Wrap(err, fault.Conflict, "tenant_in_other_run", "another run was started over some of these tenants at the same moment; start again")
@@ -149,8 +60,8 @@ func (m *Mover) Start(ctx context.Context, p Plan) (Run, Preflight, error) {
 		return Run{}, report, fmt.Errorf("migration: record the run: %w", err)
 	}
 	m.crash("run recorded")
-	for n := 1; n <= batches; n++ {
-		if err := m.enqueue(ctx, StepTask{Run: run.ID, Batch: n, Step: 1}, time.Time{}); err != nil {
+	for _, t := range due {
+		if err := m.enqueue(ctx, t, time.Time{}); err != nil {
 			// The run stands; the sweeper enqueues what is missing.
 			break
 		}
@@ -159,8 +70,21 @@ func (m *Mover) Start(ctx context.Context, p Plan) (Run, Preflight, error) {
 	return run, report, err
 }
 
+// nobodyMoves says why a plan moves nobody.
+func nobodyMoves(p Plan, report Preflight) error {
+	if plan := report.Plan; plan != nil && report.Tenants == 0 && plan.LeftOut > 0 {
+		var why []string
+		for _, code := range slices.Sorted(maps.Keys(plan.Reasons)) {
+			why = append(why, fmt.Sprintf("%d %s", plan.Reasons[code], strings.ReplaceAll(code, "_", " ")))
+		}
+		return fault.New(fault.Conflict, "nobody_chosen", "the rules leave out every tenant of source %q that could be moved: %s", p.Source, strings.Join(why, ", "))
+	}
+	return fault.New(fault.Conflict, "preflight_failed", "no tenant of source %q can be moved: %s", p.Source, report.summary())
+}
+
 // change moves a run from some states to another one.
-func (m *Mover) change(ctx context.Context, id uuid.UUID, actor string, to RunState, from ...RunState) (Run, error) {
+// With it comes what also does, which returns the details for the audit trail.
+func (m *Mover) change(ctx context.Context, id uuid.UUID, actor string, to RunState, also alongside, from ...RunState) (Run, error) {
 	control, err := m.control(ctx)
 	if err != nil {
 		return Run{}, err
@@ -179,7 +103,14 @@ func (m *Mover) change(ctx context.Context, id uuid.UUID, actor string, to RunSt
 			return err
 		}
 		if tag.RowsAffected() == 1 {
-			return note(ctx, tx, id, nil, actor, string(to), nil)
+			detail, err := also(ctx, tx, run)
+			if err != nil {
+				return err
+			}
+			if run, err = getRun(ctx, tx, id); err != nil {
+				return err
+			}
+			return note(ctx, tx, id, nil, actor, string(to), detail)
 		}
 		if run.State == to || to == Cancelling && run.State == Cancelled {
 			return nil // asked for twice
@@ -188,6 +119,11 @@ func (m *Mover) change(ctx context.Context, id uuid.UUID, actor string, to RunSt
 	})
 	return run, err
 }
+
+// alongside is what else a change of a run's state does, in its transaction.
+type alongside func(ctx context.Context, tx pgx.Tx, run Run) (detail map[string]any, err error)
+
+func nothingElse(context.Context, pgx.Tx, Run) (map[string]any, error) { return nil, nil }
 
 func orList(names []string) string {
 	out := ""
@@ -207,34 +143,74 @@ func orList(names []string) string {
 // Pause stops a run after the groups that are being moved at the moment. Tenants that a
 // dead step has left fenced are put back by the next sweep: nobody waits for a paused run.
 func (m *Mover) Pause(ctx context.Context, id uuid.UUID, actor string) (Run, error) {
-	return m.change(ctx, id, actor, Paused, Running)
+	return m.change(ctx, id, actor, Paused, nothingElse, Running)
 }
 
-// Resume goes on with a paused run.
+// Resume goes on with a paused run. One that has halted over its error budget goes on too: whoever
+// resumes it knows of its errors, and those after them count anew.
 func (m *Mover) Resume(ctx context.Context, id uuid.UUID, actor string) (Run, error) {
-	run, err := m.change(ctx, id, actor, Running, Paused)
+	return m.ResumeWithin(ctx, id, actor, planner.Budget{})
+}
+
+// ResumeWithin is Resume with another error budget; what it leaves nil stays.
+func (m *Mover) ResumeWithin(ctx context.Context, id uuid.UUID, actor string, budget planner.Budget) (Run, error) {
+	if err := checkBudget(budget); err != nil {
+		return Run{}, err
+	}
+	run, err := m.change(ctx, id, actor, Running, func(ctx context.Context, tx pgx.Tx, run Run) (map[string]any, error) {
+		return lookedAt(ctx, tx, run, budget)
+	}, Paused)
 	if err != nil {
 		return run, err
 	}
-	return run, m.wake(ctx, id)
+	if err := m.wake(ctx, id); err != nil {
+		return run, err
+	}
+	return run, m.advance(ctx, id)
+}
+
+// lookedAt accepts the errors of a run that has halted, and changes its budget.
+func lookedAt(ctx context.Context, tx pgx.Tx, run Run, budget planner.Budget) (map[string]any, error) {
+	detail := map[string]any{}
+	if run.Halted != nil {
+		failed, _, err := failures(ctx, tx, run.ID)
+		if err != nil {
+			return nil, err
+		}
+		detail["errors_accepted"] = failed
+		if _, err := tx.Exec(ctx, `UPDATE control.run SET halted = NULL, errors_accepted = $2 WHERE id = $1`, run.ID, failed); err != nil {
+			return nil, err
+		}
+	}
+	if budget.Any() {
+		detail["budget_was"], detail["budget"] = run.Budget, budget
+		if _, err := tx.Exec(ctx, `UPDATE control.run SET max_errors = coalesce($2, max_errors), max_error_percent = coalesce($3, max_error_percent) WHERE id = $1`,
+			run.ID, budget.Errors, budget.Percent); err != nil {
+			return nil, err
+		}
+	}
+	return detail, nil
 }
 
 // Cancel ends a run: green tenants stay green, all others are undone.
 func (m *Mover) Cancel(ctx context.Context, id uuid.UUID, actor string) (Run, error) {
-	run, err := m.change(ctx, id, actor, Cancelling, Running, Paused)
+	run, err := m.change(ctx, id, actor, Cancelling, func(ctx context.Context, tx pgx.Tx, run Run) (map[string]any, error) {
+		_, err := tx.Exec(ctx, `UPDATE control.batch SET admitted = true, not_before = NULL WHERE run_id = $1`, run.ID) // undoing waits for nothing
+		return nil, err
+	}, Running, Paused)
 	if err != nil || run.State == Cancelled {
 		return run, err
 	}
 	return run, m.wake(ctx, id)
 }
 
-// wake enqueues every open batch of a run.
+// wake enqueues every batch of a run that is at work.
 func (m *Mover) wake(ctx context.Context, id uuid.UUID) error {
 	control, err := m.control(ctx)
 	if err != nil {
 		return err
 	}
-	rows, err := control.Query(ctx, `SELECT number FROM control.batch WHERE run_id = $1 AND NOT done ORDER BY number`, id)
+	rows, err := control.Query(ctx, `SELECT number FROM control.batch WHERE run_id = $1 AND NOT done AND admitted ORDER BY number`, id)
 	if err != nil {
 		return err
 	}

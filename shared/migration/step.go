@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
@@ -35,8 +36,11 @@ func (m *Mover) Step(ctx context.Context, t StepTask) error {
 		return err
 	}
 	release, err := m.lease(ctx, t)
-	if err != nil || release == nil {
+	if err != nil {
 		return err
+	}
+	if release == nil {
+		return m.advance(ctx, t.Run) // the batch is done, or its wave is yet to open
 	}
 	defer release()
 	deadline := m.now().Add(m.cfg.StepBudget)
@@ -53,6 +57,9 @@ func (m *Mover) Step(ctx context.Context, t StepTask) error {
 	var after time.Time
 	if !progress {
 		after = m.now().Add(time.Second) // writers hold on: let them finish
+	}
+	if !s.after.IsZero() {
+		after = s.after
 	}
 	return m.enqueueNext(ctx, t, after)
 }
@@ -71,6 +78,7 @@ type step struct {
 	task  StepTask
 	alone map[string]bool // schemas whose group failed: moved one by one, to find the one to blame
 	stop  func() bool
+	after time.Time // the batch rests until then; zero: it need not
 }
 
 // work moves groups until there is nothing left or the budget is used up.
@@ -97,8 +105,12 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 		if len(open) == 0 {
 			continue
 		}
+		allowed, err := s.allowed(ctx, run, open)
+		if err != nil || len(allowed) == 0 {
+			return false, progress, err
+		}
 		before := len(s.alone)
-		if err := s.moveSome(ctx, run, open); err != nil {
+		if err := s.moveSome(ctx, run, allowed); err != nil {
 			return false, progress, err
 		}
 		left, err := openMoves(ctx, control, run.ID, s.task.Batch)
@@ -284,20 +296,20 @@ func messageOf(err error) string {
 }
 
 // lease makes others stay away from a batch while this step is at work on it. It
-// saves work and proves nothing. A nil release: the batch is done.
+// saves work and proves nothing. A nil release: the batch is done, or not admitted yet.
 func (m *Mover) lease(ctx context.Context, t StepTask) (release func(), err error) {
 	control, err := m.control(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var token int64
-	err = control.QueryRow(ctx, `UPDATE control.batch SET lease_token = nextval('control.move_token'), lease_until = clock_timestamp() + $3::interval
-		WHERE run_id = $1 AND number = $2 AND NOT done AND (lease_until IS NULL OR lease_until < clock_timestamp()) RETURNING lease_token`,
+	err = control.QueryRow(ctx, `UPDATE control.batch SET lease_token = nextval('control.move_token'), lease_until = clock_timestamp() + $3::interval, busy_since = clock_timestamp()
+		WHERE run_id = $1 AND number = $2 AND NOT done AND admitted AND (lease_until IS NULL OR lease_until < clock_timestamp()) RETURNING lease_token`,
 		t.Run, t.Batch, m.cfg.Lease).Scan(&token)
 	if errors.Is(err, pgx.ErrNoRows) {
-		var done bool
-		err := control.QueryRow(ctx, `SELECT done FROM control.batch WHERE run_id = $1 AND number = $2`, t.Run, t.Batch).Scan(&done)
-		if done || errors.Is(err, pgx.ErrNoRows) {
+		var idle bool
+		err := control.QueryRow(ctx, `SELECT done OR NOT admitted FROM control.batch WHERE run_id = $1 AND number = $2`, t.Run, t.Batch).Scan(&idle)
+		if idle || errors.Is(err, pgx.ErrNoRows) {
 			return nil, nil
 		}
 		if err != nil {
@@ -326,7 +338,8 @@ func (m *Mover) lease(ctx context.Context, t StepTask) (release func(), err erro
 		<-stopped
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
-		_, _ = control.Exec(ctx, `UPDATE control.batch SET lease_until = NULL WHERE run_id = $1 AND number = $2 AND lease_token = $3`, t.Run, t.Batch, token)
+		_, _ = control.Exec(ctx, `UPDATE control.batch SET lease_until = NULL, busy_since = NULL,
+			busy_ms = busy_ms + coalesce(1000 * extract(epoch FROM clock_timestamp() - busy_since), 0) WHERE run_id = $1 AND number = $2 AND lease_token = $3`, t.Run, t.Batch, token)
 	}, nil
 }
 
@@ -352,9 +365,9 @@ func (m *Mover) enqueueNext(ctx context.Context, t StepTask, after time.Time) er
 	if err != nil {
 		return err
 	}
-	err = control.QueryRow(ctx, `UPDATE control.batch SET step = step + 1, enqueued_at = clock_timestamp(),
+	err = control.QueryRow(ctx, `UPDATE control.batch SET step = step + 1, enqueued_at = clock_timestamp(), not_before = $3,
 			lease_until = CASE WHEN lease_until < clock_timestamp() THEN NULL ELSE lease_until END WHERE run_id = $1 AND number = $2 AND NOT done RETURNING step`,
-		t.Run, t.Batch).Scan(&t.Step)
+		t.Run, t.Batch, pgtype.Timestamptz{Time: after, Valid: !after.IsZero()}).Scan(&t.Step)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
@@ -377,5 +390,8 @@ func (m *Mover) finishBatch(ctx context.Context, t StepTask) error {
 		return err
 	}
 	m.crash("batch done")
+	if err := m.advance(ctx, t.Run); err != nil {
+		return err
+	}
 	return m.finishRun(ctx, t.Run)
 }

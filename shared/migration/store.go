@@ -12,6 +12,7 @@ import (
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/planner"
 	"github.com/coditect/platform/shared/tenant"
 )
 
@@ -23,14 +24,38 @@ func (m *Mover) control(ctx context.Context) (*citus.Pool, error) { return m.dbs
 
 // getRun reads one run.
 func getRun(ctx context.Context, db querier, id uuid.UUID) (Run, error) {
+	return readRun(ctx, db, id, "")
+}
+
+// lockRun is getRun for a transaction that decides how the run goes on: one at a time.
+func lockRun(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Run, error) {
+	return readRun(ctx, tx, id, " FOR UPDATE")
+}
+
+func readRun(ctx context.Context, db querier, id uuid.UUID, lock string) (Run, error) {
 	r := Run{ID: id}
-	var pauseMS int64
-	err := db.QueryRow(ctx, `SELECT source, state, max_pause_ms, created_by, created_at, started_at, finished_at
-		FROM control.run WHERE id = $1`, id).Scan(&r.Source, &r.State, &pauseMS, &r.CreatedBy, &r.CreatedAt, &r.StartedAt, &r.FinishedAt)
+	var (
+		pauseMS, soakMS int64
+		hours           string
+		creditAt        *time.Time
+	)
+	err := db.QueryRow(ctx, `SELECT source, state, max_pause_ms, created_by, created_at, started_at, finished_at, wave, waves, next_wave_at, soak_ms,
+			concurrency, rows_per_second, credit_rows, credit_at, hours, waits_until, max_errors, max_error_percent, errors_accepted, halted
+		FROM control.run WHERE id = $1`+lock, id).
+		Scan(&r.Source, &r.State, &pauseMS, &r.CreatedBy, &r.CreatedAt, &r.StartedAt, &r.FinishedAt, &r.Wave, &r.LastWave, &r.NextWaveAt, &soakMS,
+			&r.Concurrency, &r.RowsPerSecond, &r.credit.Rows, &creditAt, &hours, &r.WaitsUntil, &r.Budget.Errors, &r.Budget.Percent, &r.ErrorsAccepted, &r.Halted)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, fault.New(fault.NotFound, "run_not_found", "there is no run %s", id)
 	}
-	r.MaxPause = time.Duration(pauseMS) * time.Millisecond
+	if err != nil {
+		return r, err
+	}
+	r.MaxPause, r.Soak = time.Duration(pauseMS)*time.Millisecond, time.Duration(soakMS)*time.Millisecond
+	r.credit.RowsPerSecond = r.RowsPerSecond
+	if creditAt != nil {
+		r.credit.At = *creditAt
+	}
+	r.Hours, err = planner.ParseHours(hours)
 	return r, err
 }
 

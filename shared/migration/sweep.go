@@ -29,7 +29,8 @@ const wakeAtOnce = 16
 // enqueued again: one whose step died, at once, when its lease has run out; one in which
 // tenants may be fenced, in a paused run too, and nobody has been at work for longer than
 // patience; and some of a run in which nobody has been at work at all for as long, because
-// the queue has lost its tasks.
+// the queue has lost its tasks; it is not silent while it waits for its hours. And a run whose next
+// wave or batch is due goes on.
 func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error) {
 	var out Swept
 	control, err := m.control(ctx)
@@ -37,12 +38,13 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 		return out, err
 	}
 	rows, err := control.Query(ctx, `WITH open AS (
-			SELECT b.run_id, b.number, b.lease_until, b.enqueued_at, r.state FROM control.batch b JOIN control.run r ON r.id = b.run_id
-			WHERE r.state IN ('running', 'cancelling', 'paused') AND NOT b.done),
+			SELECT b.run_id, b.number, b.lease_until, b.enqueued_at, b.not_before, r.state FROM control.batch b JOIN control.run r ON r.id = b.run_id
+			WHERE r.state IN ('running', 'cancelling', 'paused') AND NOT b.done AND b.admitted),
 		silent AS (
 			SELECT run_id FROM open WHERE state <> 'paused' GROUP BY run_id
 			HAVING count(*) FILTER (WHERE lease_until >= clock_timestamp()) = 0
-			   AND coalesce(max(enqueued_at), '-infinity') < clock_timestamp() - $1::interval)
+			   AND coalesce(max(enqueued_at), '-infinity') < clock_timestamp() - $1::interval
+			   AND coalesce(max(not_before), '-infinity') <= $3::timestamptz - $1::interval)
 		SELECT run_id, number FROM open WHERE lease_until < clock_timestamp() AND state <> 'paused'
 		UNION
 		SELECT run_id, number FROM open o WHERE (lease_until IS NULL OR lease_until < clock_timestamp())
@@ -50,7 +52,7 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 			AND EXISTS (SELECT FROM control.move m WHERE m.run_id = o.run_id AND m.batch = o.number AND m.fence_up AND m.state IN ('planned', 'copying', 'fenced'))
 		UNION
 		SELECT run_id, number FROM silent CROSS JOIN LATERAL (SELECT number FROM open o WHERE o.run_id = silent.run_id ORDER BY number LIMIT $2) x
-		ORDER BY 1, 2 LIMIT 1000`, patience, wakeAtOnce)
+		ORDER BY 1, 2 LIMIT 1000`, patience, wakeAtOnce, m.clock())
 	if err != nil {
 		return out, fmt.Errorf("migration: sweep: %w", err)
 	}
@@ -64,6 +66,9 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 		}
 		out.Enqueued++
 	}
+	if err := m.advanceRuns(ctx); err != nil {
+		return out, err
+	}
 	if out.Lifted, err = m.liftLeft(ctx); err != nil {
 		return out, err
 	}
@@ -72,6 +77,29 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 	}
 	out.Finalised, err = m.finaliseDue(ctx)
 	return out, err
+}
+
+// advanceRuns lets the runs go on that have batches to admit, unless their next wave soaks.
+func (m *Mover) advanceRuns(ctx context.Context) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := control.Query(ctx, `SELECT id FROM control.run r WHERE state = 'running' AND (next_wave_at IS NULL OR next_wave_at <= $1)
+		AND EXISTS (SELECT FROM control.batch b WHERE b.run_id = r.id AND NOT b.done AND NOT b.admitted)`, m.clock())
+	if err != nil {
+		return err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := m.advance(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // liftLeft lifts fences of undone moves and deletes what they have left in green.
@@ -153,6 +181,9 @@ func (m *Mover) finishRun(ctx context.Context, id uuid.UUID) error {
 		if err != nil {
 			return err
 		}
+		if _, err := tx.Exec(ctx, `UPDATE control.wave SET done_at = clock_timestamp() WHERE run_id = $1 AND opened_at IS NOT NULL AND done_at IS NULL`, id); err != nil {
+			return err
+		}
 		return note(ctx, tx, id, nil, "mover", state, nil)
 	})
 }
@@ -184,12 +215,14 @@ type Status struct {
 	RowsMoved int64     `json:"rows_moved"`
 	Pause     Pauses    `json:"pause_ms"`
 	Seconds   float64   `json:"seconds"` // since the start, until the end
-	Failed    []Failure `json:"failed"`  // at most 100
+	Waves     []Wave    `json:"waves"`
+	ETA       *ETA      `json:"eta,omitempty"` // of a running run
+	Failed    []Failure `json:"failed"`        // at most 100
 }
 
 // Inspect reads how far a run is.
 func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
-	s := Status{Counts: Counts{}, Failed: []Failure{}}
+	s := Status{Counts: Counts{}, Waves: []Wave{}, Failed: []Failure{}}
 	control, err := m.control(ctx)
 	if err != nil {
 		return s, err
@@ -226,7 +259,14 @@ func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
 			s.Failed, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Failure])
 			return err
 		})
-	return s, control.SendBatch(ctx, b).Close()
+	queueWaves(b, id, &s.Waves)
+	var p pace
+	queuePace(b, id, &p)
+	if err := control.SendBatch(ctx, b).Close(); err != nil {
+		return s, err
+	}
+	s.ETA = p.eta(m.clock(), s.Run, m.parallel(s.Concurrency))
+	return s, nil
 }
 
 // List returns the newest runs, at most limit of them, older than before (the zero

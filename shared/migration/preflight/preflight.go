@@ -52,13 +52,15 @@ type Speed struct {
 	CountsPerSecond float64 // default 2,000,000: rows counted in one database
 }
 
-// Estimate is how large one tenant is and how long its writes would wait.
+// Estimate is how large one tenant is, how long its writes would wait, and how long it would
+// keep a step busy.
 type Estimate struct {
 	Schema string        `json:"schema"`
 	Tenant string        `json:"tenant"`
 	Bytes  int64         `json:"bytes"`
 	Rows   int64         `json:"rows"`
 	Pause  time.Duration `json:"pause"`
+	Work   time.Duration `json:"work"` // of a step, all in all
 }
 
 // Report is the outcome of Run.

@@ -132,11 +132,11 @@ func (c *checker) estimates() {
 			case t.Rows >= 0:
 				e.Rows += t.Rows
 			case t.Bytes > 0:
-				e.Rows += t.Bytes / bytesPerRow
+				e.Rows += t.Bytes / BytesPerRow
 				guessed = true
 			}
 		}
-		e.Pause = c.in.Speed.pause(e, len(s.Tables))
+		e.Pause, e.Work = c.in.Speed.pause(e, len(s.Tables)), c.in.Speed.work(e, len(s.Tables))
 		c.report.Estimates = append(c.report.Estimates, e)
 		if c.in.MaxPause <= 0 || e.Pause <= c.in.MaxPause {
 			continue
@@ -150,13 +150,18 @@ func (c *checker) estimates() {
 	}
 }
 
-// bytesPerRow guesses the rows of a table that was never analysed.
-const bytesPerRow = 100
+// BytesPerRow guesses the rows of a table that was never analysed.
+const BytesPerRow = 100
 
 func (s Speed) pause(e Estimate, tables int) time.Duration {
 	if e.Bytes <= s.AheadMax {
 		return s.PerTenant + time.Duration(tables)*s.PerTable + time.Duration(2*float64(e.Rows)/s.CountsPerSecond*float64(time.Second)) // in both databases
 	}
+	return s.work(e, tables)
+}
+
+// work is how long a step takes for a tenant: copying, verifying, fence and flip.
+func (s Speed) work(e Estimate, tables int) time.Duration {
 	seconds := math.Max(float64(e.Bytes)/s.BytesPerSecond, float64(e.Rows)/s.RowsPerSecond)
 	return s.PerTenant + time.Duration(tables)*s.PerTable + time.Duration(seconds*float64(time.Second))
 }
