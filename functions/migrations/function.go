@@ -55,6 +55,8 @@ func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration,
 	register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
 	register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
 	register(e, op("finaliseMove", "POST", "/runs/{id}/tenants/{tenant}/finalise", auth.MigrationsWrite, "End a green tenant's way back: archive its blue schema, then drop it", 200, fault.Conflict, fault.Unavailable), f.finalise)
+	register(e, op("verifyTenant", "POST", "/tenants/{tenant}/verify", auth.MigrationsRead, "Compare what blue and green have of a tenant, wherever its move stands, for some seconds; the cursor goes on", 200, fault.Conflict), f.verify)
+	register(e, op("repairTenant", "POST", "/tenants/{tenant}/repair", auth.MigrationsWrite, "Make the rows that differ those of the tenant's home, for some seconds; the cursor goes on", 200, fault.Conflict), f.repair)
 	register(e, op("sweep", "POST", "/sweep", auth.MigrationsWrite, "Do what a crash has left undone (Cloud Scheduler)", 200), f.sweep)
 	return e
 }
@@ -135,6 +137,25 @@ func (f api) finalise(ctx context.Context, p auth.Principal, in *finaliseInput) 
 	}
 	done, err := f.mover.Finalise(ctx, in.ID, in.Tenant, p.Subject, in.Now)
 	return &finalisedOutput{done}, err
+}
+
+func (f api) verify(ctx context.Context, p auth.Principal, in *verifyInput) (*verifiedOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	if in.Values && !p.Has(auth.MigrationsWrite) {
+		return nil, fault.New(fault.Forbidden, "scope_missing", "a tenant's values are shown to those only who may change moves: the scope %s", auth.MigrationsWrite)
+	}
+	v, err := f.mover.Verify(ctx, in.Tenant, migration.VerifyOptions{Cursor: in.Cursor, Limit: in.Limit, Values: in.Values})
+	return &verifiedOutput{v}, err
+}
+
+func (f api) repair(ctx context.Context, p auth.Principal, in *repairInput) (*verifiedOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	v, err := f.mover.Repair(ctx, in.Tenant, p.Subject, migration.VerifyOptions{Cursor: in.Cursor})
+	return &verifiedOutput{v}, err
 }
 
 func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweptOutput, error) {

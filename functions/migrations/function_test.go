@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,6 +165,28 @@ func TestBadPlansAreRefusedByField(t *testing.T) {
 	w.Refused(404, "run_not_found", w.operator, "GET", "/runs/"+tenant.NewID().String(), "")
 }
 
+func TestAnOperatorVerifiesAndRepairs(t *testing.T) {
+	w := newWorld(t)
+	id := w.NewTenant(t, tenant.Blue)
+	path := "/tenants/" + id.String()
+	v, _ := w.Do(200, w.operator, "POST", path+"/verify", "")
+	require.Equal(t, "green_empty", v["expect"])
+	require.Empty(t, v["differences"])
+	_, err := w.Control.Exec(t.Context(), `INSERT INTO app.project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $1, 'left', now(), now())`, id)
+	require.NoError(t, err)
+	want := []any{map[string]any{"table": "project", "key": map[string]any{"id": id.String()}, "where": "green"}}
+	v, _ = w.Do(200, w.operator, "POST", path+"/verify?limit=5&values=true", "")
+	require.Equal(t, want, v["differences"])
+	v, _ = w.Do(200, w.operator, "POST", path+"/repair", "")
+	require.Equal(t, want, v["differences"])
+	v, _ = w.Do(200, w.operator, "POST", path+"/verify", "")
+	require.Empty(t, v["differences"])
+	w.Refused(404, "tenant_not_found", w.operator, "POST", "/tenants/"+tenant.NewID().String()+"/verify", "")
+	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
+	w.Do(200, reader, "POST", path+"/verify", "")
+	w.Refused(403, "scope_missing", reader, "POST", path+"/verify?values=true", "")
+}
+
 // Nobody who belongs to a tenant may move one, and nobody without the scope.
 func TestOnlyOperatorsMove(t *testing.T) {
 	w := newWorld(t)
@@ -172,7 +195,7 @@ func TestOnlyOperatorsMove(t *testing.T) {
 	tenantKey := w.key(auth.NewKey{Name: "tenant", Kind: auth.TenantKey, Tenant: own, Scopes: []string{auth.TenantsRead, auth.ProjectsWrite}})
 	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
 	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "POST /runs/" + id + "/pause": "",
-		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /sweep": ""}
+		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /tenants/" + own.String() + "/verify": "", "POST /tenants/" + own.String() + "/repair": "", "POST /sweep": ""}
 	for route, body := range routes {
 		var method, path string
 		_, err := fmt.Sscan(route, &method, &path)
@@ -180,7 +203,7 @@ func TestOnlyOperatorsMove(t *testing.T) {
 		w.Do(401, "", method, path, body)
 		w.Do(401, "ck_garbage", method, path, body)
 		w.Do(403, tenantKey, method, path, body)
-		if method == "POST" && path != "/preflight" {
+		if method == "POST" && path != "/preflight" && !strings.HasSuffix(path, "/verify") {
 			w.Do(403, reader, method, path, body)
 		}
 	}

@@ -91,6 +91,20 @@ type finaliseInput struct {
 
 type finalisedOutput struct{ Body migration.Finalisation }
 
+type verifyInput struct {
+	Tenant tenant.ID `path:"tenant" format:"uuid"`
+	Cursor string    `query:"cursor" maxLength:"500" doc:"Of the answer before"`
+	Limit  int       `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Differences, at most"`
+	Values bool      `query:"values" doc:"Tell the values of columns that differ"`
+}
+
+type repairInput struct {
+	Tenant tenant.ID `path:"tenant" format:"uuid"`
+	Cursor string    `query:"cursor" maxLength:"500" doc:"Of the answer before"`
+}
+
+type verifiedOutput struct{ Body migration.Verification }
+
 type sweptOutput struct{ Body migration.Swept }
 
 // changed runs one of the changes of a run's state.

@@ -101,18 +101,8 @@ func descriptionOf(ctx context.Context, control *citus.Pool, name string) (*sour
 // sameColumns compares the layout's columns with green's. A column that green lacks
 // could not be copied; one that only green has would be empty and nobody would notice.
 func sameColumns(ctx context.Context, control *citus.Pool, l convert.Layout, schema string) error {
-	rows, err := control.Query(ctx, `SELECT c.relname, array_agg(a.attname::text) FROM pg_class c
-		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-		WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p') GROUP BY c.relname`, l.GreenSchema)
+	green, err := greenTables(ctx, control, l.GreenSchema)
 	if err != nil {
-		return err
-	}
-	green := map[string][]string{}
-	var (
-		table   string
-		columns []string
-	)
-	if _, err := pgx.ForEachRow(rows, []any{&table, &columns}, func() error { green[table] = slices.Clone(columns); return nil }); err != nil {
 		return err
 	}
 	var wrong []string
@@ -148,6 +138,23 @@ func sameColumns(ctx context.Context, control *citus.Pool, l convert.Layout, sch
 		return fault.New(fault.Conflict, "schema_drift", "schema %s differs from green's tables: %s", schema, strings.Join(wrong, "; "))
 	}
 	return nil
+}
+
+// greenTables lists the columns of green's tables.
+func greenTables(ctx context.Context, control *citus.Pool, schema string) (map[string][]string, error) {
+	rows, err := control.Query(ctx, `SELECT c.relname, array_agg(a.attname::text) FROM pg_class c
+		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p') GROUP BY c.relname`, schema)
+	if err != nil {
+		return nil, err
+	}
+	green := map[string][]string{}
+	var (
+		table   string
+		columns []string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&table, &columns}, func() error { green[table] = slices.Clone(columns); return nil })
+	return green, err
 }
 
 // quoted joins schema and name.

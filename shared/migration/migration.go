@@ -52,6 +52,8 @@ type Config struct {
 	StepsAtOnce  int           `env:"CODITECT_STEPS_AT_ONCE,default=4"`         // what the queue delivers at the same time, for estimates
 
 	Observation      time.Duration `env:"CODITECT_OBSERVATION,default=720h"`     // after which a green tenant's blue schema is archived and dropped
+	Settle           time.Duration `env:"CODITECT_SETTLE,default=1s"`            // after which a comparison looks again at a row that differs while one side follows the other
+	CompareRows      int64         `env:"CODITECT_COMPARE_ROWS,default=500000"`  // about so many rows of a table are compared in one go
 	FinalisePerSweep int           `env:"CODITECT_FINALISE_PER_SWEEP,default=4"` // tenants of one sweep for which that is done, at most
 }
 
@@ -65,6 +67,7 @@ func (c Config) withDefaults() Config {
 	def(&c.StepBudget, 10*time.Second)
 	def(&c.LockTimeout, 50*time.Millisecond)
 	def(&c.Lease, 5*time.Second)
+	def(&c.Settle, time.Second)
 	def(&c.Observation, 30*24*time.Hour)
 	if c.GroupTenants <= 0 {
 		c.GroupTenants = 24
@@ -80,6 +83,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ChunkPages <= 0 {
 		c.ChunkPages = 8192
+	}
+	if c.CompareRows <= 0 {
+		c.CompareRows = 500_000
 	}
 	if c.FinalisePerSweep <= 0 {
 		c.FinalisePerSweep = 4

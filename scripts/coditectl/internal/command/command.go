@@ -67,7 +67,8 @@ tenants from a schema of their own (blue) into the shared tables (green).
 
 Two kinds of commands:
 
-  preflight, migrate, tenants   ask the functions over HTTP, as ` + urlVariable + `
+  preflight, migrate, tenants,
+  verify, repair                ask the functions over HTTP, as ` + urlVariable + `
                                 (` + defaultURL + ` by default) and ` + keyVariable + ` say
   schema, keys, source, archive work on the databases of ` + greenVariable + ` and
                                 ` + blueVariable + `, which must name an administrator
@@ -82,6 +83,7 @@ Exit codes:
   3    refused by the preflight
   4    some tenants were not moved
   5    the server or the database cannot be reached
+  6    blue and green differ
   130  interrupted; what runs on the server goes on there`
 
 // Run runs one command and returns its exit code.
@@ -101,7 +103,7 @@ func Run(ctx context.Context, args []string, w World) int {
 	f.BoolVar(&p.json, "json", false, "print the result as JSON")
 	f.StringVar(&p.url, "url", "", "address of the functions; "+urlVariable+" when absent, else "+defaultURL)
 	f.StringVar(&p.key, "key", "", "API key; better in "+keyVariable+", because others on this machine can read command lines")
-	root.AddCommand(p.preflight(), p.migrate(), p.tenants(), p.schema(), p.keys(), p.source(), p.archive())
+	root.AddCommand(p.preflight(), p.migrate(), p.tenants(), p.schema(), p.keys(), p.source(), p.archive(), p.verify(), p.repair())
 	return p.report(root.ExecuteContext(ctx))
 }
 

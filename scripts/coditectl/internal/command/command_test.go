@@ -204,8 +204,8 @@ func TestCommandsOverHTTP(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                                    "coditectl needs a command: archive, keys, migrate, preflight, schema, source or tenants",
-		"move":                                `coditectl has no command "move"; it must be archive, keys, migrate, preflight, schema, source or tenants`,
+		"":                                    "coditectl needs a command: archive, keys, migrate, preflight, repair, schema, source, tenants or verify",
+		"move":                                `coditectl has no command "move"; it must be archive, keys, migrate, preflight, repair, schema, source, tenants or verify`,
 		"migrate":                             "coditectl migrate needs a command: cancel, finalise, list, pause, resume, start, status, undo or watch",
 		"migrate stop":                        `coditectl migrate has no command "stop"; it must be cancel, finalise, list, pause, resume, start, status, undo or watch`,
 		"migrate status":                      "coditectl migrate status needs RUN, the run's ID",
@@ -224,6 +224,8 @@ func TestUsage(t *testing.T) {
 		"tenants list --home red":                    `--home must be blue or green; it is "red"`,
 		"tenants list --url localhost:8080":          `--url must be an address such as http://localhost:8080; it is "localhost:8080"`,
 		"schema apply":                               "CODITECT_GREEN_DSN must be set to the connection string of an administrator, such as postgres://admin@host:5432/coditect",
+		"verify " + tenant + " --limit 0":            "--limit must be between 1 and 1000; it is 0",
+		"repair " + tenant:                           "repair changes rows: look at them with `coditectl verify`, then give --confirm",
 		"schema apply --parallel 65":                 "--parallel must be between 1 and 64; it is 65",
 		"keys create --scope x":                      "either --operator or --tenant must be given: a key is an operator's or one tenant's",
 		"keys create --operator --tenant " + tenant:  "either --operator or --tenant must be given: a key is an operator's or one tenant's",

@@ -21,6 +21,7 @@ const (
 	exitRefused     = 3
 	exitNotAll      = 4
 	exitUnreachable = 5
+	exitDifferent   = 6
 	exitInterrupted = 130
 )
 
