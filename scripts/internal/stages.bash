@@ -105,7 +105,10 @@ install_missing() {
   command -v go >/dev/null || die "Go is not installed: https://go.dev/dl has it (1.21 or later fetches the version that go.mod names)"
   have_postgres || need "The tests run on real servers, and PostgreSQL is not installed" postgresql postgresql-client
   have_postgres || die "the packages are installed, but no server programs were found in /usr/lib/postgresql"
-  command -v "$(go env CC)" >/dev/null || need "The race detector needs a C compiler, and there is none" gcc libc6-dev
+  if ! command -v "$(go env CC)" >/dev/null || ! command -v gcc >/dev/null; then
+    need "The race detector and the model checker need a C compiler, and there is none" gcc libc6-dev
+  fi
+  command -v spin >/dev/null || need "The migration protocol is checked as a model, and the model checker SPIN is not installed" spin
 }
 
 # build_emulator builds the Cloud Tasks emulator that the tests of queues start.
