@@ -116,6 +116,8 @@ func firstRequests(ctx context.Context, b *bench, p *platform) (map[string]first
 		"projects":   {request{method: http.MethodGet, path: "/projects", secret: user}, http.StatusOK},
 		"tenants":    {request{method: http.MethodGet, path: "/tenants", secret: operator}, http.StatusOK},
 		"migrations": {request{method: http.MethodGet, path: "/runs", secret: operator}, http.StatusOK},
+		// There is no such lane, which the database knows.
+		"replication": {request{method: http.MethodPost, path: "/receive", secret: operator, body: []byte(`{"database":"blue","lane":9,"step":1}`)}, http.StatusOK},
 		// There is no such run, which the database knows.
 		"migrationstep": {request{method: http.MethodPost, path: "/step", secret: operator, body: fmt.Appendf(nil, `{"run":%q,"batch":1,"step":1}`, uuid.Must(uuid.NewV7()))}, http.StatusNoContent},
 	}, nil

@@ -129,7 +129,7 @@ func (p *process) dial(ctx context.Context) (net.Conn, error) {
 // env is the configuration of a function, by environment as in production.
 func (p *platform) env(name string, conns int) []string {
 	role := "coditect_app"
-	if name == "migrations" || name == "migrationstep" {
+	if name == "migrations" || name == "migrationstep" || name == "replication" {
 		role = "coditect_migrator"
 	}
 	return []string{

@@ -14,11 +14,14 @@ import (
 // inProcess is a task queue inside this process: workers call Mover.Step as the step
 // function would, without HTTP and Cloud Tasks in between.
 type inProcess struct {
-	tasks chan migration.StepTask
-	group sync.WaitGroup // tasks that are not done
+	tasks   chan migration.StepTask
+	receive chan migration.ReceiveTask
+	group   sync.WaitGroup // tasks that are not done; receivers do not count: they go on as long as there is a tenant
 }
 
-func newQueue() *inProcess { return &inProcess{tasks: make(chan migration.StepTask, 100_000)} }
+func newQueue() *inProcess {
+	return &inProcess{tasks: make(chan migration.StepTask, 100_000), receive: make(chan migration.ReceiveTask, 1000)}
+}
 
 // EnqueueStep implements migration.Queue.
 func (q *inProcess) EnqueueStep(_ context.Context, _ string, body []byte, after time.Time) error {
@@ -35,6 +38,16 @@ func (q *inProcess) EnqueueStep(_ context.Context, _ string, body []byte, after 
 	return nil
 }
 
+// EnqueueReceive implements migration.Queue.
+func (q *inProcess) EnqueueReceive(_ context.Context, _ string, body []byte, after time.Time) error {
+	var t migration.ReceiveTask
+	if err := json.Unmarshal(body, &t); err != nil {
+		return err
+	}
+	time.AfterFunc(time.Until(after), func() { q.receive <- t })
+	return nil
+}
+
 // work delivers tasks by so many workers until none is left.
 func (q *inProcess) work(ctx context.Context, mover *migration.Mover, workers int) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -43,6 +56,25 @@ func (q *inProcess) work(ctx context.Context, mover *migration.Mover, workers in
 		mu   sync.Mutex
 		errs []error
 	)
+	var receivers sync.WaitGroup
+	defer receivers.Wait()
+	defer cancel()
+	receivers.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case t := <-q.receive:
+				receivers.Go(func() {
+					if _, err := mover.Receive(ctx, t); err != nil && ctx.Err() == nil {
+						mu.Lock()
+						errs = append(errs, err)
+						mu.Unlock()
+					}
+				})
+			}
+		}
+	})
 	for range workers {
 		go func() {
 			for {

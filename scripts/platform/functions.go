@@ -26,11 +26,11 @@ type function struct {
 
 // migratorFunctions act as the role that may see and change rows of every tenant;
 // all others as the application.
-var migratorFunctions = map[string]bool{"migrations": true, "migrationstep": true}
+var migratorFunctions = map[string]bool{"migrations": true, "migrationstep": true, "replication": true}
 
 const (
 	queueName     = "projects/dev/locations/local/queues/migration"
-	queueParallel = 2 // steps at a time: what two cores carry beside the traffic
+	queueParallel = 4 // two steps at a time, what two cores carry beside the traffic, and the receiver with its successor
 	pubsubProject = "dev"
 	// queueAccount is who the queue's calls come from. The emulator signs its tokens
 	// with a key that everybody knows: the check is the real one, its worth is not.
@@ -117,6 +117,8 @@ func (p *platform) functionEnv(f *function) []string {
 		"CODITECT_TASKS_EMULATOR=" + net.JoinHostPort("127.0.0.1", strconv.Itoa(p.remembered.Ports["tasks"])),
 		"CODITECT_TASKS_QUEUE=" + queueName,
 		"CODITECT_STEP_URL=" + p.functionURL("migrationstep") + "/step",
+		"CODITECT_RECEIVE_URL=" + p.functionURL("replication") + "/receive",
+		"CODITECT_RECEIVE_AUDIENCE=" + p.functionURL("replication"),
 		"CODITECT_TASKS_SERVICE_ACCOUNT=" + queueAccount,
 		"CODITECT_TASKS_AUDIENCE=" + p.functionURL("migrationstep"),
 		"CODITECT_IDENTITY_ISSUER=" + p.issuer.URL,

@@ -132,7 +132,7 @@ func (m *Mover) copyPart(ctx context.Context, session *pgx.Conn, l convert.Layou
 				for i, v := range moves {
 					selects[i] = blueSelect(t, v)
 				}
-				if _, err := streamWhen(ctx, &m.calm, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
+				if _, err := pipeWhen(ctx, &m.calm, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
 					return err
 				}
 			}
@@ -145,8 +145,8 @@ func (m *Mover) copyPart(ctx context.Context, session *pgx.Conn, l convert.Layou
 	})
 }
 
-// change is one tenant's table that is not what it was when it was copied.
-type change struct {
+// changedTable is one tenant's table that is not what it was when it was copied.
+type changedTable struct {
 	table       int // in the layout
 	move        int
 	rows, young int64 // blue's rows, and those of them that the copy may not have seen
@@ -170,14 +170,14 @@ func (m *Mover) catchUp(ctx context.Context, blue *citus.Pool, session *pgx.Conn
 	var odd map[int][]convert.Table
 	nothing := false
 	err = frozen(ctx, session, func(from pgx.Tx) error {
-		var tables []change
+		var tables []changedTable
 		err := both(ctx,
 			func(ctx context.Context) error { return m.moveSequences(ctx, blue, l, moves) },
 			func(ctx context.Context) (err error) { tables, err = tablesNow(ctx, from, l, moves, c); return err })
 		if err != nil {
 			return fmt.Errorf("migration: compare with the copy: %w", err)
 		}
-		var changed []change
+		var changed []changedTable
 		for _, n := range tables {
 			counts[n.move] += n.rows
 			if n.young > 0 || n.rows != c.inBlue[l.Tables[n.table].Name][moves[n.move].Tenant].Rows {
@@ -219,7 +219,7 @@ func (m *Mover) catchUp(ctx context.Context, blue *citus.Pool, session *pgx.Conn
 }
 
 // touching lists the foreign keys from or to a changed table.
-func touching(l convert.Layout, changed []change) (keys []convert.ForeignKey) {
+func touching(l convert.Layout, changed []changedTable) (keys []convert.ForeignKey) {
 	names := map[string]bool{}
 	for _, n := range changed {
 		names[l.Tables[n.table].Name] = true
@@ -233,7 +233,7 @@ func touching(l convert.Layout, changed []change) (keys []convert.ForeignKey) {
 }
 
 // tablesNow counts blue's rows of every table of fenced tenants, one round trip in all.
-func tablesNow(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move, c copied) ([]change, error) {
+func tablesNow(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move, c copied) ([]changedTable, error) {
 	statements := make([]string, len(l.Tables))
 	for i, t := range l.Tables {
 		selects := make([]string, len(moves))
@@ -246,14 +246,14 @@ func tablesNow(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move,
 	if err != nil {
 		return nil, err
 	}
-	var out []change
+	var out []changedTable
 	for i, r := range results {
 		for _, row := range r.Rows {
 			n, err := integers(row)
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, change{table: i, move: int(n[0]), rows: n[1], young: n[2]})
+			out = append(out, changedTable{table: i, move: int(n[0]), rows: n[1], young: n[2]})
 		}
 	}
 	return out, nil
@@ -275,7 +275,7 @@ func integers(row [][]byte) ([]int64, error) {
 // copyYoung copies the young rows of changed tables anew, in one transaction on green, and
 // proves them and the foreign keys. It returns the tables that have another number of rows
 // than blue's, by move.
-func (m *Mover) copyYoung(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move, changed []change, c copied, keys []convert.ForeignKey) (map[int][]convert.Table, error) {
+func (m *Mover) copyYoung(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move, changed []changedTable, c copied, keys []convert.ForeignKey) (map[int][]convert.Table, error) {
 	odd := map[int][]convert.Table{}
 	err := m.writeGreen(ctx, Fenced, moves, func(green pgx.Tx) error {
 		for i, t := range l.Tables {
@@ -333,7 +333,7 @@ func replaceYoung(ctx context.Context, from, green pgx.Tx, l convert.Layout, t c
 			return fmt.Errorf("delete changed rows of table %s: %w", t.Name, err)
 		}
 	}
-	if _, err := stream(ctx, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
+	if _, err := pipe(ctx, from.Conn(), green.Conn(), l, t, strings.Join(selects, " UNION ALL ")); err != nil {
 		return err
 	}
 	for some := range slices.Chunk(keys, keysAtOnce) {

@@ -28,12 +28,13 @@ func TestWritesBetweenCopyAndFence(t *testing.T) {
 		"truncate":             `TRUNCATE project CASCADE`,
 		"children and parents": `DELETE FROM task; DELETE FROM project WHERE name = '4'; INSERT INTO task (tenant_id, id, project_id, title, status, priority, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), id, 'new', 'todo', 0, now(), now() FROM project`,
 	} {
-		t.Run(name, func(t *testing.T) { writtenBetween(t, sql, false) })
-		t.Run(name+" while an old transaction is open", func(t *testing.T) { writtenBetween(t, sql, true) })
+		t.Run(name, func(t *testing.T) { writtenBetween(t, quick, sql, false) })
+		t.Run(name+" while an old transaction is open", func(t *testing.T) { writtenBetween(t, quick, sql, true) })
+		t.Run(name+" online", func(t *testing.T) { writtenBetween(t, online, sql, false) })
 	}
 }
 
-func writtenBetween(t *testing.T, sql string, old bool) {
+func writtenBetween(t *testing.T, cfg migration.Config, sql string, old bool) {
 	w := newWorld(t, citustest.New(t))
 	ctx := t.Context()
 	ids := blueTenants(t, w, 2)
@@ -56,19 +57,24 @@ func writtenBetween(t *testing.T, sql string, old bool) {
 			INSERT INTO task (tenant_id, id, project_id, title, status, priority, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), id, name, 'todo', 0, now(), now() FROM project`)
 	}
 	points := map[string]int{}
-	w.Mover = migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
-		if points[at]++; at == "copy verified" && points[at] == 1 {
-			in(ids[0], sql)
+	between := map[bool]string{true: "copy verified", false: "catching_up"}[cfg.AheadMax >= 0]
+	w.Mover = migration.New(w.Migrator, w.Queue, cfg, migration.WithCrashPoints(func(at string) {
+		if points[at]++; at == between && points[at] == 1 {
+			for _, id := range ids {
+				in(id, sql)
+			}
 		}
 	}))
 	run := start(t, w, ids, 10)
 	w.drain(t)
 	status := inspect(t, w, run)
 	require.Equal(t, migration.Counts{migration.Green: 2}, status.Counts, "%+v", status.Failed)
-	require.Equal(t, 1, points["copy verified"], "both in one copy, and no second one")
+	require.Equal(t, map[bool]int{true: 1, false: 2}[cfg.AheadMax >= 0], points[between], "both in one copy, or each in its own, and no second one")
 	rows := 0
 	for _, id := range ids {
 		rows += identical(t, w, w.BlueAdmin, blueSchema(id), "app", id, true)
 	}
-	require.EqualValues(t, rows, status.RowsMoved)
+	if cfg.AheadMax >= 0 { // online, rows are counted as they were copied
+		require.EqualValues(t, rows, status.RowsMoved)
+	}
 }

@@ -77,14 +77,14 @@ func execAll(ctx context.Context, tx pgx.Tx, statements []string) error {
 	return tx.SendBatch(ctx, b).Close()
 }
 
-// stream pipes one query's rows into one of green's tables and counts them. Memory
+// pipe copies one query's rows into one of green's tables and counts them. Memory
 // is bounded by the pipe, whatever the size.
-func stream(ctx context.Context, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
-	return streamWhen(ctx, nil, from, to, l, t, query)
+func pipe(ctx context.Context, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
+	return pipeWhen(ctx, nil, from, to, l, t, query)
 }
 
-// streamWhen is stream for rows that nobody waits for: it stands still while somebody does.
-func streamWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
+// pipeWhen is pipe for rows that nobody waits for: it stands still while somebody does.
+func pipeWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
 	format := "text"
 	if t.Binary {
 		format = "binary"
@@ -207,7 +207,7 @@ func (m *Mover) copyChunk(ctx context.Context, blue *citus.Pool, l convert.Layou
 			} else {
 				query += fmt.Sprintf(` WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)'`, page, next)
 			}
-			n, err := stream(ctx, from.Conn(), green.Conn(), l, t, query)
+			n, err := pipe(ctx, from.Conn(), green.Conn(), l, t, query)
 			if err != nil {
 				return err
 			}

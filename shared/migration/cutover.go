@@ -269,7 +269,7 @@ func (m *Mover) endMove(ctx context.Context, v *Move, actor, event, why, set str
 	}
 	err = m.impatient(ctx, control, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `UPDATE control.move SET `+set+`, token = nextval('control.move_token'), updated_at = clock_timestamp()
-			WHERE run_id = $1 AND tenant_id = $2 AND state IN ('planned', 'copying', 'fenced') RETURNING token, fence_up`, v.Run, v.Tenant, why).
+			WHERE run_id = $1 AND tenant_id = $2 AND state IN `+openStates+` RETURNING token, fence_up`, v.Run, v.Tenant, why).
 			Scan(&v.Token, &claimed)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return errOutdated
@@ -299,6 +299,9 @@ func (m *Mover) purgeTenant(ctx context.Context, v Move) error {
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
+		return err
+	}
+	if err := m.leaveStream(ctx, v); err != nil {
 		return err
 	}
 	for _, n := range names {

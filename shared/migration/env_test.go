@@ -20,6 +20,7 @@ import (
 	"github.com/coditect/platform/shared/directory"
 	"github.com/coditect/platform/shared/migration"
 	"github.com/coditect/platform/shared/migration/source"
+	"github.com/coditect/platform/shared/migration/stream"
 	"github.com/coditect/platform/shared/tenant"
 )
 
@@ -38,7 +39,7 @@ type world struct {
 
 // reached is called by movers at their crash points.
 func (w *world) reached(cfg migration.Config, at string) {
-	if at == "copied" && cfg.AheadMax >= 0 && w.between != nil {
+	if (at == "copied" && cfg.AheadMax >= 0 || at == "catching_up") && w.between != nil {
 		w.between()
 	}
 }
@@ -46,8 +47,19 @@ func (w *world) reached(cfg migration.Config, at string) {
 // inbox is a queue that keeps its tasks until the test delivers them, in any order,
 // as often as it likes.
 type inbox struct {
-	mu    sync.Mutex
-	tasks []migration.StepTask
+	mu      sync.Mutex
+	tasks   []migration.StepTask
+	receive func(migration.ReceiveTask, time.Time)
+}
+
+// EnqueueReceive has the change stream received in the background.
+func (q *inbox) EnqueueReceive(_ context.Context, _ string, body []byte, after time.Time) error {
+	var t migration.ReceiveTask
+	if err := json.Unmarshal(body, &t); err != nil {
+		return err
+	}
+	q.receive(t, after)
+	return nil
 }
 
 func (q *inbox) EnqueueStep(_ context.Context, _ string, body []byte, _ time.Time) error {
@@ -73,12 +85,35 @@ func (q *inbox) take() (migration.StepTask, bool) {
 }
 
 // quick is a configuration whose waits suit a test.
-var quick = migration.Config{Lease: time.Second, LockTimeout: 100 * time.Millisecond}
+var quick = migration.Config{Lease: time.Second, LockTimeout: 100 * time.Millisecond, Stream: stream.Config{Budget: 8 * time.Second}}
 
 func newWorld(t *testing.T, env *citustest.Env, opts ...migration.Option) *world {
 	w := &world{Env: env, Queue: &inbox{}}
 	w.Mover = migration.New(env.Migrator, w.Queue, quick, opts...)
+	w.receive(t)
 	return w
+}
+
+// receive lets tasks of the change stream be done in the background until the test ends.
+func (w *world) receive(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	t.Cleanup(func() { cancel(); group.Wait() })
+	mover := migration.New(w.Migrator, w.Queue, quick)
+	w.Queue.receive = func(task migration.ReceiveTask, after time.Time) {
+		group.Go(func() {
+			timer := time.NewTimer(time.Until(after))
+			defer timer.Stop()
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+			}
+			if _, err := mover.Receive(ctx, task); err != nil && ctx.Err() == nil {
+				t.Logf("receive: %v", err) // a server that the test has killed; the next call goes on
+			}
+		})
+	}
 }
 
 // drain delivers tasks until there are none.

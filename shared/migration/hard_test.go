@@ -53,15 +53,24 @@ func TestDoubledAndReorderedTasks(t *testing.T) {
 }
 
 // fencedFirst is a configuration that copies every tenant under its fence.
-var fencedFirst = func() migration.Config { c := quick; c.AheadMax = -1; return c }()
+var fencedFirst = func() migration.Config { c := quick; c.AheadMax, c.Lanes = -1, -1; return c }()
 
-// everyPoint runs f for each crash point of both ways to move a tenant.
-func everyPoint(t *testing.T, ahead, fenced []string, f func(t *testing.T, cfg migration.Config, point string)) {
+// online is a configuration that moves every tenant the online way.
+var online = func() migration.Config { c := quick; c.AheadMax = -1; return c }()
+
+// onlinePoints are those of the online way, in their order.
+var onlinePoints = []string{"lane entered", "lane joined", "copying", "chunk copied", "catching_up", "changes applied", "fence raised", "fence recorded", "changes copied", "verified", "gates closed"}
+
+// everyPoint runs f for each crash point of the ways to move a tenant.
+func everyPoint(t *testing.T, ahead, fenced, streamed []string, f func(t *testing.T, cfg migration.Config, point string)) {
 	for _, p := range ahead {
 		t.Run("ahead/"+p, func(t *testing.T) { f(t, quick, p) })
 	}
 	for _, p := range fenced {
 		t.Run("fenced/"+p, func(t *testing.T) { f(t, fencedFirst, p) })
+	}
+	for _, p := range streamed {
+		t.Run("online/"+p, func(t *testing.T) { f(t, online, p) })
 	}
 }
 
@@ -96,7 +105,7 @@ func fallsAsleep(t *testing.T, asleep <-chan struct{}, finished <-chan error) {
 // writes go on in green. Whatever it still does must change nothing.
 func TestAZombieStepIsHarmless(t *testing.T) {
 	everyPoint(t, []string{"claimed", "copying", "copied", "copy verified", "fence raised", "fence recorded", "changes copied", "verified", "gates closed"},
-		[]string{"fence recorded", "chunk copied", "copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
+		[]string{"fence recorded", "chunk copied", "copied", "verified"}, onlinePoints, func(t *testing.T, cfg migration.Config, point string) {
 			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
@@ -137,7 +146,7 @@ func TestAZombieStepIsHarmless(t *testing.T) {
 // fence the tenant again, nor bring rows to green.
 func TestAZombieAfterAnUndo(t *testing.T) {
 	everyPoint(t, []string{"claimed", "copying", "copied", "fence recorded", "changes copied", "verified", "gates closed"},
-		[]string{"fence recorded", "chunk copied", "copied"}, func(t *testing.T, cfg migration.Config, point string) {
+		[]string{"fence recorded", "chunk copied", "copied"}, onlinePoints, func(t *testing.T, cfg migration.Config, point string) {
 			w, sleeper, asleep, wake := zombie(t, citustest.New(t), cfg, point)
 			ids := blueTenants(t, w, 3)
 			traffic := writeOn(t, w, ids)
@@ -182,7 +191,7 @@ type crashed struct{ point string }
 // all the time. (functions/migrationstep does the same with a real process and kill -9.)
 func TestAStepDiesAnywhere(t *testing.T) {
 	everyPoint(t, []string{"claimed", "copying", "copied", "copy verified", "fence raised", "fence recorded", "changes copied", "verified", "gates closed", "flipped", "step named", "batch done"},
-		[]string{"fence recorded", "chunk copied", "copied", "verified"}, func(t *testing.T, cfg migration.Config, point string) {
+		[]string{"fence recorded", "chunk copied", "copied", "verified"}, onlinePoints, func(t *testing.T, cfg migration.Config, point string) {
 			w := newWorld(t, citustest.New(t))
 			w.Mover = migration.New(w.Migrator, w.Queue, cfg)
 			ids := blueTenants(t, w, 4)
@@ -413,8 +422,13 @@ func TestADifferenceStopsTheFlip(t *testing.T) {
 // One tenant of a million rows goes page by page, over several steps.
 func TestAMillionRows(t *testing.T) {
 	small := quick
-	small.StepBudget, small.ChunkPages, small.AheadMax = 500*time.Millisecond, 512, 1
-	t.Run("ahead of the fence", func(t *testing.T) { aMillionRows(t, quick, 1_000_000) })
+	small.StepBudget, small.ChunkPages, small.AheadMax, small.Lanes = 500*time.Millisecond, 512, 1, -1
+	streamed := quick
+	streamed.AheadMax = 1
+	ahead := quick
+	ahead.AheadMax = 1 << 30
+	t.Run("ahead of the fence", func(t *testing.T) { aMillionRows(t, ahead, 1_000_000) })
+	t.Run("online", func(t *testing.T) { aMillionRows(t, streamed, 300_000) })
 	t.Run("page by page under the fence", func(t *testing.T) { aMillionRows(t, small, 300_000) })
 }
 
@@ -426,12 +440,15 @@ func aMillionRows(t *testing.T, cfg migration.Config, n int) {
 	require.NoError(t, err)
 	_, err = w.Blue(t).Exec(t.Context(), `ANALYZE`)
 	require.NoError(t, err)
-	_, _, err = w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids[1:], MaxPause: 100 * time.Millisecond, Actor: "test"})
-	require.Equal(t, "preflight_failed", fault.CodeOf(err))
-	require.Contains(t, err.Error(), blueSchema(ids[1]))
-
 	w.Mover = migration.New(w.Migrator, w.Queue, cfg)
-	run, _, err := w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids, MaxPause: time.Minute, Actor: "test"})
+	pause := 100 * time.Millisecond
+	if cfg.Lanes < 0 || cfg.AheadMax > 1 { // the online way's pause does not grow with the tenant
+		_, _, err = w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids[1:], MaxPause: pause, Actor: "test"})
+		require.Equal(t, "preflight_failed", fault.CodeOf(err))
+		require.Contains(t, err.Error(), blueSchema(ids[1]))
+		pause = time.Minute
+	}
+	run, _, err := w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids, MaxPause: pause, Actor: "test"})
 	require.NoError(t, err)
 	w.drain(t)
 	s := inspect(t, w, run)

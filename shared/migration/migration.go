@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/migration/planner"
+	"github.com/coditect/platform/shared/migration/stream"
 	"github.com/coditect/platform/shared/tenant"
 )
 
@@ -26,6 +28,8 @@ type StepTask struct {
 // success and adds nothing. *taskqueue.Queue is one.
 type Queue interface {
 	EnqueueStep(ctx context.Context, name string, body []byte, after time.Time) error
+	// EnqueueReceive is the same for the function that receives changes.
+	EnqueueReceive(ctx context.Context, name string, body []byte, after time.Time) error
 }
 
 // enqueue puts a step into the queue.
@@ -55,6 +59,10 @@ type Config struct {
 	Settle           time.Duration `env:"CODITECT_SETTLE,default=1s"`            // after which a comparison looks again at a row that differs while one side follows the other
 	CompareRows      int64         `env:"CODITECT_COMPARE_ROWS,default=500000"`  // about so many rows of a table are compared in one go
 	FinalisePerSweep int           `env:"CODITECT_FINALISE_PER_SWEEP,default=4"` // tenants of one sweep for which that is done, at most
+
+	Lanes           int           `env:"CODITECT_LANES,default=1"`             // replication slots of each blue database: each decodes all of its WAL; -1: no tenant moves online
+	CutoverPatience time.Duration `env:"CODITECT_CUTOVER_PATIENCE,default=2s"` // how long a fenced tenant waits for its last changes before the fence is lifted again
+	Stream          stream.Config
 }
 
 // withDefaults fills what a caller left zero.
@@ -96,6 +104,11 @@ func (c Config) withDefaults() Config {
 	if c.MaxAttempts <= 0 {
 		c.MaxAttempts = 12
 	}
+	if c.Lanes == 0 {
+		c.Lanes = 1
+	}
+	def(&c.CutoverPatience, 2*time.Second)
+	c.Stream = c.Stream.WithDefaults()
 	return c
 }
 
@@ -111,6 +124,7 @@ type Mover struct {
 	archive Archive            // nil: nothing is finalised
 	now     func() time.Time   // measures
 	clock   func() time.Time   // tells the time of day that plans are kept by
+	shapes  sync.Map           // of changes, by number
 	crash   func(point string) // tests kill the process here
 }
 
@@ -181,6 +195,7 @@ type Move struct {
 	Pause    *time.Duration
 	Error    *string
 	FenceUp  bool // a fence may be up in blue
+	Online   bool // it goes the online way
 
 	Schema   string // the tenant's blue schema
 	Database string // the database it is in

@@ -84,6 +84,7 @@ func TestOwnTenantsMove(t *testing.T) {
 func TestNothingIsLostUnderTraffic(t *testing.T) {
 	t.Run("ahead", func(t *testing.T) { nothingIsLost(t, quick) })
 	t.Run("fenced", func(t *testing.T) { nothingIsLost(t, fencedFirst) })
+	t.Run("online", func(t *testing.T) { nothingIsLost(t, online) })
 }
 
 func nothingIsLost(t *testing.T, cfg migration.Config) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -45,6 +46,11 @@ func (q *timed) EnqueueStep(_ context.Context, _ string, body []byte, after time
 	q.tasks = append(q.tasks, d)
 	slices.SortStableFunc(q.tasks, func(a, b due) int { return a.at.Compare(b.at) })
 	return nil
+}
+
+// EnqueueReceive is not called: no tenant here is large.
+func (q *timed) EnqueueReceive(context.Context, string, []byte, time.Time) error {
+	return errors.New("nobody receives here")
 }
 
 func newPlanned(t *testing.T, env *citustest.Env, cfg migration.Config, opts ...migration.Option) *planned {

@@ -72,7 +72,12 @@ func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, schedule, err
 	}
 	report.Tenants = len(all)
 	in := preflight.Input{Green: control, GreenSchema: schema.GreenSchema, MaxPause: p.MaxPause, Speed: preflight.Speed{AheadMax: m.cfg.AheadMax}}
-	if in.Blue, err = m.dbs.Pool(ctx, all[0].Database); err != nil {
+	blue, err := m.dbs.Pool(ctx, all[0].Database)
+	if err != nil {
+		return report, nil, err
+	}
+	in.Blue = blue
+	if in.Speed.Online, err = m.online(ctx, blue); err != nil {
 		return report, nil, err
 	}
 	if p.Source != platformSource {

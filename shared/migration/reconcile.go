@@ -175,7 +175,7 @@ func (m *Mover) copyChanges(ctx context.Context, blue *citus.Pool, l convert.Lay
 					}
 				}
 				for keys := range slices.Chunk(add, keysAtOnce) {
-					if _, err := stream(ctx, from.Conn(), green.Conn(), l, t, blueSelect(t, v)+` WHERE `+keyIn(t, bare(keys))); err != nil {
+					if _, err := pipe(ctx, from.Conn(), green.Conn(), l, t, blueSelect(t, v)+` WHERE `+keyIn(t, bare(keys))); err != nil {
 						return err
 					}
 				}

@@ -72,7 +72,7 @@ func renewReference(ctx context.Context, from, to pgx.Tx, l convert.Layout, t co
 		return false, fmt.Errorf("migration: delete the old rows of %s: %w", t.Name, err)
 	}
 	t.HasTenantColumn = true // it has none, and none is to be added
-	_, err = stream(ctx, from.Conn(), to.Conn(), convert.Layout{GreenSchema: l.PublicSchema}, t, blueSelect(t, Move{Schema: t.Schema}))
+	_, err = pipe(ctx, from.Conn(), to.Conn(), convert.Layout{GreenSchema: l.PublicSchema}, t, blueSelect(t, Move{Schema: t.Schema}))
 	return true, err
 }
 

@@ -236,8 +236,8 @@ func (m *Mover) Undo(ctx context.Context, id uuid.UUID, who tenant.ID, actor str
 	if v.State == Blue {
 		return nil // asked for twice
 	}
-	if v.State != Planned && v.State != Copying && v.State != Fenced {
-		return fault.New(fault.Conflict, "already_green", "the tenant's move is %s; only one that is planned, copying or fenced can be undone", v.State)
+	if !v.State.Can(Blue) || v.State == FencedBack {
+		return fault.New(fault.Conflict, "already_green", "the tenant's move is %s; only one that is planned, copying, catching up or fenced can be undone", v.State)
 	}
 	err = m.undo(ctx, v, actor, "undone by "+actor)
 	if errors.Is(err, errOutdated) {

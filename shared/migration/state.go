@@ -19,12 +19,15 @@ const (
 // transitions is the whole state machine; what is not here does not happen.
 var transitions = map[State][]State{
 	Planned:    {Copying, Fenced, Blue},
-	Copying:    {CatchingUp, Fenced, Blue},
-	CatchingUp: {Fenced, Blue},
-	Fenced:     {Green, Blue},
+	Copying:    {CatchingUp, Fenced, Planned, Blue},
+	CatchingUp: {Fenced, Planned, Blue},
+	Fenced:     {Green, CatchingUp, Planned, Blue},
 	Green:      {FencedBack, Finalised},
 	FencedBack: {Blue, Green},
 }
+
+// openStates are those of a move that is neither finished nor undone, as SQL.
+const openStates = `('planned', 'copying', 'catching_up', 'fenced')`
 
 // Can reports whether a move may go from one state to another in one change.
 func (s State) Can(to State) bool {

@@ -74,11 +74,12 @@ func (m *Mover) runOf(ctx context.Context, t StepTask) (Run, error) {
 
 // step is one call of Step.
 type step struct {
-	m     *Mover
-	task  StepTask
-	alone map[string]bool // schemas whose group failed: moved one by one, to find the one to blame
-	stop  func() bool
-	after time.Time // the batch rests until then; zero: it need not
+	m       *Mover
+	task    StepTask
+	alone   map[string]bool // schemas whose group failed: moved one by one, to find the one to blame
+	stop    func() bool
+	after   time.Time // the batch rests until then; zero: it need not
+	further bool      // a tenant's move got further without coming to its end
 }
 
 // work moves groups until there is nothing left or the budget is used up.
@@ -110,6 +111,7 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 			return false, progress, err
 		}
 		before := len(s.alone)
+		s.further = false
 		if err := s.moveSome(ctx, run, allowed); err != nil {
 			return false, progress, err
 		}
@@ -117,7 +119,7 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 		if err != nil {
 			return false, progress, err
 		}
-		if len(left) == len(open) && len(s.alone) == before {
+		if len(left) == len(open) && len(s.alone) == before && !s.further {
 			return false, progress, nil // nothing moved: not now
 		}
 		progress = true
@@ -195,10 +197,28 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 	m.crash("claimed")
 	for _, v := range claimed { // the others, if any, wait for the next turn
 		if !m.cfg.together(v) {
-			return s.blame(ctx, []Move{v}, m.moveFenced(ctx, run, blue, l, shape, v, s.stop))
+			return s.blame(ctx, []Move{v}, s.moveAlone(ctx, run, blue, l, shape, v))
 		}
 	}
 	return s.blame(ctx, claimed, m.moveAhead(ctx, run, blue, l, shape, claimed))
+}
+
+// moveAlone moves a tenant that is too large to be copied together with others: the online way
+// where blue lets its changes be read, else under its fence.
+func (s *step) moveAlone(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, v Move) error {
+	online := v.Online
+	if !online && v.State != Fenced {
+		var err error
+		if online, err = s.m.online(ctx, blue); err != nil {
+			return err
+		}
+	}
+	if !online {
+		return s.m.moveFenced(ctx, run, blue, l, shape, v, s.stop)
+	}
+	further, err := s.m.moveOnline(ctx, run, blue, l, shape, v, s.stop)
+	s.further = s.further || further
+	return err
 }
 
 // prepare does what needs no fence: it reads the group's shape and layout, and makes the
@@ -385,7 +405,7 @@ func (m *Mover) finishBatch(ctx context.Context, t StepTask) error {
 		return err
 	}
 	_, err = control.Exec(ctx, `UPDATE control.batch b SET done = true WHERE run_id = $1 AND number = $2
-		AND NOT EXISTS (SELECT FROM control.move m WHERE m.run_id = b.run_id AND m.batch = b.number AND m.state IN ('planned', 'copying', 'fenced'))`, t.Run, t.Batch)
+		AND NOT EXISTS (SELECT FROM control.move m WHERE m.run_id = b.run_id AND m.batch = b.number AND m.state IN `+openStates+`)`, t.Run, t.Batch)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ type querier interface {
 }
 
 const moveColumns = `m.run_id, m.tenant_id, m.batch, m.state, m.epoch, m.token, m.attempts, m.bytes, m.rows, m.fenced_at, m.green_at,
-	m.pause_us, m.error, m.fence_up, t.schema_name, t.database_name`
+	m.pause_us, m.error, m.fence_up, m.online, t.schema_name, t.database_name`
 
 func scanMove(row pgx.CollectableRow) (Move, error) {
 	var (
@@ -74,7 +74,7 @@ func scanMove(row pgx.CollectableRow) (Move, error) {
 		pause *int64
 	)
 	err := row.Scan(&v.Run, &v.Tenant, &v.Batch, &v.State, &v.Epoch, &v.Token, &v.Attempts, &v.Bytes, &v.Rows, &v.FencedAt, &v.GreenAt,
-		&pause, &v.Error, &v.FenceUp, &v.Schema, &v.Database)
+		&pause, &v.Error, &v.FenceUp, &v.Online, &v.Schema, &v.Database)
 	if pause != nil {
 		d := time.Duration(*pause) * time.Microsecond
 		v.Pause = &d
@@ -86,7 +86,7 @@ func scanMove(row pgx.CollectableRow) (Move, error) {
 // first: their tenants are waiting.
 func openMoves(ctx context.Context, db querier, run uuid.UUID, batch int) ([]Move, error) {
 	rows, err := db.Query(ctx, `SELECT `+moveColumns+` FROM control.move m JOIN control.tenant t ON t.id = m.tenant_id
-		WHERE m.run_id = $1 AND m.batch = $2 AND m.state IN ('planned', 'copying', 'fenced')
+		WHERE m.run_id = $1 AND m.batch = $2 AND m.state IN `+openStates+`
 		ORDER BY m.state <> 'fenced', m.attempts, m.bytes, m.tenant_id`, run, batch)
 	if err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func (m *Mover) claim(ctx context.Context, moves []Move) ([]Move, error) {
 		rows, err := tx.Query(ctx, `UPDATE control.move m
 				SET token = nextval('control.move_token'), attempts = m.attempts + 1, fence_up = true, updated_at = clock_timestamp()
 			FROM control.tenant t
-			WHERE m.run_id = $1 AND m.tenant_id = ANY($2) AND m.state IN ('planned', 'copying', 'fenced') AND t.id = m.tenant_id AND t.epoch = m.epoch
+			WHERE m.run_id = $1 AND m.tenant_id = ANY($2) AND m.state IN `+openStates+` AND t.id = m.tenant_id AND t.epoch = m.epoch
 			RETURNING `+moveColumns, moves[0].Run, tenantsOf(moves))
 		if err != nil {
 			return err
@@ -167,7 +167,7 @@ func (m *Mover) markFenced(ctx context.Context, moves []Move) error {
 	}
 	tag, err := control.Exec(ctx, `UPDATE control.move m SET state = 'fenced', fenced_at = coalesce(m.fenced_at, clock_timestamp()), updated_at = clock_timestamp()
 		FROM unnest($2::uuid[], $3::bigint[]) AS x(tenant_id, token)
-		WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id AND m.token = x.token AND m.state IN ('planned', 'copying', 'fenced')`,
+		WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id AND m.token = x.token AND m.state IN `+openStates,
 		moves[0].Run, tenantsOf(moves), tokensOf(moves))
 	return oneEach(tag.RowsAffected(), len(moves), err)
 }

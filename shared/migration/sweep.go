@@ -49,7 +49,7 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 		UNION
 		SELECT run_id, number FROM open o WHERE (lease_until IS NULL OR lease_until < clock_timestamp())
 			AND coalesce(enqueued_at, '-infinity') < clock_timestamp() - $1::interval
-			AND EXISTS (SELECT FROM control.move m WHERE m.run_id = o.run_id AND m.batch = o.number AND m.fence_up AND m.state IN ('planned', 'copying', 'fenced'))
+			AND EXISTS (SELECT FROM control.move m WHERE m.run_id = o.run_id AND m.batch = o.number AND m.fence_up AND m.state IN `+openStates+`)
 		UNION
 		SELECT run_id, number FROM silent CROSS JOIN LATERAL (SELECT number FROM open o WHERE o.run_id = silent.run_id ORDER BY number LIMIT $2) x
 		ORDER BY 1, 2 LIMIT 1000`, patience, wakeAtOnce, m.clock())
@@ -75,8 +75,10 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 	if out.Finished, err = m.finishRuns(ctx); err != nil {
 		return out, err
 	}
-	out.Finalised, err = m.finaliseDue(ctx)
-	return out, err
+	if out.Finalised, err = m.finaliseDue(ctx); err != nil {
+		return out, err
+	}
+	return out, m.sweepLanes(ctx)
 }
 
 // advanceRuns lets the runs go on that have batches to admit, unless their next wave soaks.

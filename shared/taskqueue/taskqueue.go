@@ -57,6 +57,10 @@ type Config struct {
 	Queue string `env:"CODITECT_TASKS_QUEUE,default=projects/dev/locations/local/queues/migration"`
 	// URL is where a task without a URL of its own goes: the step function.
 	URL string `env:"CODITECT_STEP_URL"`
+	// ReceiveURL is where the calls of the change stream's receiver go.
+	ReceiveURL string `env:"CODITECT_RECEIVE_URL"`
+	// ReceiveAudience is the audience of their token; empty means ReceiveURL.
+	ReceiveAudience string `env:"CODITECT_RECEIVE_AUDIENCE"`
 	// ServiceAccount is the e-mail of the account whose signed identity token each
 	// delivery carries. Empty: none, which only an emulator's receiver accepts.
 	ServiceAccount string `env:"CODITECT_TASKS_SERVICE_ACCOUNT"`
@@ -85,6 +89,8 @@ type Task struct {
 	Body []byte
 	// After is the earliest time to deliver; zero means now.
 	After time.Time
+	// Audience of the token; empty means Config.Audience, or the URL when URL is set.
+	Audience string
 	// Deadline is how long the handler may take, MinDeadline to MaxDeadline; zero
 	// means 10 minutes, the service's default.
 	Deadline time.Duration
@@ -133,6 +139,14 @@ func (q *Queue) EnqueueStep(ctx context.Context, name string, body []byte, after
 	return q.Enqueue(ctx, Task{Name: name, Body: body, After: after, Deadline: q.cfg.StepDeadline})
 }
 
+// EnqueueReceive asks for a call of Config.ReceiveURL that may take Config.StepDeadline.
+func (q *Queue) EnqueueReceive(ctx context.Context, name string, body []byte, after time.Time) error {
+	if q.cfg.ReceiveURL == "" {
+		return fault.BadField("CODITECT_RECEIVE_URL", "must be the URL of the replication function: a tenant of this size moves by the change stream")
+	}
+	return q.Enqueue(ctx, Task{Name: name, URL: q.cfg.ReceiveURL, Audience: q.cfg.ReceiveAudience, Body: body, After: after, Deadline: q.cfg.StepDeadline})
+}
+
 // Enqueue asks the queue to call the task's URL. See the package for what that
 // guarantees. When the queue cannot be reached the error's kind is Unavailable; the
 // task may then have been taken all the same, so only a named task should
@@ -178,7 +192,10 @@ func (q *Queue) request(t Task) (*cloudtaskspb.CreateTaskRequest, error) {
 		Headers: map[string]string{"Content-Type": "application/json"},
 	}
 	if q.cfg.ServiceAccount != "" {
-		audience := q.cfg.Audience
+		audience := t.Audience
+		if audience == "" && t.URL == "" {
+			audience = q.cfg.Audience
+		}
 		if audience == "" {
 			audience = target
 		}

@@ -16,6 +16,7 @@ CREATE TABLE control.lane (
     last_commit   timestamptz,                      -- when the last spooled transaction committed in blue
     heard_at      timestamptz,                      -- when the receiver last spooled or found nothing to spool
     run_until     timestamptz,                      -- the receiver at work stops then: no fence goes up shortly before
+    wanted_at     timestamptz NOT NULL DEFAULT clock_timestamp(), -- when a move was last at work that needs it
     lost          text,                             -- why the last slot was given up
     step          bigint NOT NULL DEFAULT 0,        -- names the next task
     enqueued_at   timestamptz,

@@ -209,7 +209,16 @@ func clone(t testing.TB, admin, kind string, fill func(ctx context.Context, dsn 
 			return // the test has stopped the server itself
 		}
 		defer conn.Close(ctx)
-		_, err = conn.Exec(ctx, `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`)
+		for try := 0; ; try++ {
+			// The reader of a replication slot outlives its connection for a moment, and FORCE does not end it.
+			_, err = conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active_pid IS NOT NULL`, name)
+			require.NoError(t, err)
+			_, err = conn.Exec(ctx, `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`)
+			if err == nil || try == 100 {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 		require.NoError(t, err)
 	})
 	return inDatabase(t, admin, name)

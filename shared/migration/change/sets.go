@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -86,8 +87,8 @@ func (a *applier) keyIs() string {
 	columns, arrays, values := make([]string, len(a.Key)), make([]string, len(a.Key)), make([]string, len(a.Key))
 	for i, k := range a.Key {
 		columns[i] = "t." + quoted(k)
-		arrays[i] = fmt.Sprintf("$%d::text[]", i+1)
-		values[i] = fmt.Sprintf("k%d::%s", i, a.typeOf(i))
+		arrays[i] = fmt.Sprintf("$%d::text[]::%s[]", i+1, a.typeOf(i))
+		values[i] = fmt.Sprintf("k%d", i)
 	}
 	return fmt.Sprintf("%s(%s) IN (SELECT %s FROM unnest(%s) AS u(%s))", a.ofTenant(), strings.Join(columns, ", "), strings.Join(values, ", "),
 		strings.Join(arrays, ", "), numbered("k", len(a.Key)))
@@ -130,7 +131,7 @@ func (a *applier) alike(rows []*row) []*group {
 		set, moved := a.known(r), !equal(r.origin, r.key)
 		name := fmt.Sprint(set, moved)
 		g := byName[name]
-		if g == nil {
+		if g == nil || a.alone(set) {
 			g = &group{set: set, moved: moved}
 			byName[name] = g
 			out = append(out, g)
@@ -171,32 +172,47 @@ func (a *applier) isKey(column int) bool {
 }
 
 // update is one statement that changes a group's rows, and counts those that have nothing to set.
+// alone: values of these columns cannot be the elements of an array, so their rows are changed one
+// by one. (PostgreSQL takes an array of arrays for one of two dimensions.)
+func (a *applier) alone(set []int) bool {
+	return slices.ContainsFunc(set, func(c int) bool { return strings.HasSuffix(a.Columns[c].Type, "[]") })
+}
+
+// update is one statement that changes a group's rows. Its values are cast before they are columns
+// of anything: Citus takes no UPDATE that casts a column by a function that depends on settings.
 func (a *applier) update(g *group) (sql string, args []any) {
 	var sets, on, arrays []string
-	add := func(values func(r *row) *string) string {
+	add := func(typ string, values func(r *row) *string) string {
+		if len(g.rows) == 1 {
+			args = append(args, values(g.rows[0]))
+			return fmt.Sprintf("$%d::text::%s", len(args), typ)
+		}
 		column := make([]*string, len(g.rows))
 		for i, r := range g.rows {
 			column[i] = values(r)
 		}
 		args = append(args, column)
-		arrays = append(arrays, fmt.Sprintf("$%d::text[]", len(args)))
+		arrays = append(arrays, fmt.Sprintf("$%d::text[]::%s[]", len(args), typ))
 		return fmt.Sprintf("u.v%d", len(args)-1)
 	}
 	for i, k := range a.Key {
-		on = append(on, fmt.Sprintf("t.%s = %s::%s", quoted(k), add(func(r *row) *string { return &r.origin[i] }), a.typeOf(i)))
+		on = append(on, fmt.Sprintf("t.%s = %s", quoted(k), add(a.typeOf(i), func(r *row) *string { return &r.origin[i] })))
 		if g.moved {
-			sets = append(sets, fmt.Sprintf("%s = %s::%s", quoted(k), add(func(r *row) *string { return &r.key[i] }), a.typeOf(i)))
+			sets = append(sets, fmt.Sprintf("%s = %s", quoted(k), add(a.typeOf(i), func(r *row) *string { return &r.key[i] })))
 		}
 	}
 	for _, c := range g.set {
-		sets = append(sets, fmt.Sprintf("%s = %s::%s", quoted(a.Columns[c].Name), add(func(r *row) *string { return r.cells[c].value() }), a.Columns[c].Type))
+		sets = append(sets, fmt.Sprintf("%s = %s", quoted(a.Columns[c].Name), add(a.Columns[c].Type, func(r *row) *string { return r.cells[c].value() })))
 	}
 	if sets == nil { // the row must be there all the same
 		k := quoted(a.Key[0])
 		sets = []string{k + " = t." + k}
 	}
-	return fmt.Sprintf("UPDATE %s t SET %s FROM unnest(%s) AS u(%s) WHERE %s%s", a.table(), strings.Join(sets, ", "), strings.Join(arrays, ", "),
-		numbered("v", len(args)), a.ofTenant(), strings.Join(on, " AND ")), args
+	from := ""
+	if len(g.rows) > 1 {
+		from = " FROM unnest(" + strings.Join(arrays, ", ") + ") AS u(" + numbered("v", len(args)) + ")"
+	}
+	return fmt.Sprintf("UPDATE %s t SET %s%s WHERE %s%s", a.table(), strings.Join(sets, ", "), from, a.ofTenant(), strings.Join(on, " AND ")), args
 }
 
 // value is what a parameter takes: nil for NULL.

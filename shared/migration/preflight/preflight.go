@@ -49,6 +49,7 @@ type Speed struct {
 	// AheadMax is the size in bytes up to which a tenant is copied before its fence goes up:
 	// its writes wait while its rows are counted, not while they are copied. 0: none is.
 	AheadMax        int64
+	Online          bool    // a larger one is copied while it is written, and waits for its last changes only
 	CountsPerSecond float64 // default 2,000,000: rows counted in one database
 }
 
@@ -158,7 +159,7 @@ func (s Speed) withDefaults() Speed {
 	return Speed{
 		BytesPerSecond: cmp.Or(s.BytesPerSecond, 20<<20), RowsPerSecond: cmp.Or(s.RowsPerSecond, 60_000),
 		PerTable: cmp.Or(s.PerTable, 1500*time.Microsecond), PerTenant: cmp.Or(s.PerTenant, 25*time.Millisecond),
-		AheadMax: s.AheadMax, CountsPerSecond: cmp.Or(s.CountsPerSecond, 2_000_000),
+		AheadMax: s.AheadMax, Online: s.Online, CountsPerSecond: cmp.Or(s.CountsPerSecond, 2_000_000),
 	}
 }
 

@@ -157,6 +157,9 @@ func (s Speed) pause(e Estimate, tables int) time.Duration {
 	if e.Bytes <= s.AheadMax {
 		return s.PerTenant + time.Duration(tables)*s.PerTable + time.Duration(2*float64(e.Rows)/s.CountsPerSecond*float64(time.Second)) // in both databases
 	}
+	if s.Online {
+		return s.PerTenant + time.Duration(tables)*s.PerTable
+	}
 	return s.work(e, tables)
 }
 

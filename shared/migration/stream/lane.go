@@ -85,6 +85,9 @@ func Open(ctx context.Context, dbs *citus.Databases, l Lane) (p Position, err er
 		l.Database, l.Number, newSlot()); err != nil {
 		return p, fmt.Errorf("stream: record lane %d of %s: %w", l.Number, l.Database, err)
 	}
+	if _, err := control.Exec(ctx, `UPDATE control.lane SET wanted_at = clock_timestamp() WHERE database_name = $1 AND number = $2`, l.Database, l.Number); err != nil {
+		return p, err
+	}
 	if p, err = PositionOf(ctx, control, l); err != nil || p.Open {
 		return p, err
 	}
@@ -142,17 +145,38 @@ type Member struct {
 	Run    uuid.UUID
 	Schema string
 	Tables []string
+	Token  int64 // the fencing token of the step at work
 }
 
+// ErrOutdated: a newer step has taken the tenant, as its gate in blue says.
+var ErrOutdated = errors.New("stream: a newer step owns this tenant")
+
+// own takes a tenant in blue for a step, until tx ends: none with a smaller token gets past it
+// then or later.
+func own(ctx context.Context, tx pgx.Tx, id tenant.ID, token int64) error {
+	tag, err := tx.Exec(ctx, `UPDATE coditect.gate SET token = $2 WHERE tenant_id = $1 AND token <= $2`, id, token)
+	if err == nil && tag.RowsAffected() == 0 {
+		return ErrOutdated
+	}
+	return err
+}
+
+// ErrClosed: the lane was closed or given up, and has another slot since.
+var ErrClosed = fault.New(fault.Unavailable, "lane_closed", "the lane was closed at the same moment; try again")
+
 // Enter records that a tenant's changes belong to a lane. It comes before Join: no change of a
-// published table must find its tenant unknown.
+// published table must find its tenant unknown. The error is ErrClosed when slot is not the lane's any more.
 func Enter(ctx context.Context, control *citus.Pool, l Lane, slot string, m Member) error {
-	_, err := control.Exec(ctx, `INSERT INTO control.streamed (tenant_id, run_id, database_name, number, slot, schema_name) VALUES ($1, $2, $3, $4, $5, $6)
+	tag, err := control.Exec(ctx, `INSERT INTO control.streamed (tenant_id, run_id, database_name, number, slot, schema_name)
+		SELECT $1, $2, database_name, number, slot, $6 FROM (SELECT * FROM control.lane WHERE database_name = $3 AND number = $4 AND slot = $5 AND open FOR SHARE) l
 		ON CONFLICT (tenant_id) DO UPDATE SET run_id = excluded.run_id, database_name = excluded.database_name, number = excluded.number,
 			slot = excluded.slot, schema_name = excluded.schema_name, joined = false`,
 		m.Tenant, m.Run, l.Database, l.Number, slot, m.Schema)
 	if err != nil {
 		return fmt.Errorf("stream: enter %s: %w", m.Tenant, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return ErrClosed
 	}
 	return nil
 }
@@ -178,6 +202,9 @@ func Join(ctx context.Context, blue *citus.Pool, slot string, m Member, wait tim
 			if _, err := tx.Exec(ctx, s); err != nil {
 				return err
 			}
+		}
+		if err := own(ctx, tx, m.Tenant, m.Token); err != nil {
+			return err
 		}
 		rows, err := tx.Query(ctx, `SELECT tablename::text FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2`, slot, m.Schema)
 		if err != nil {
@@ -214,10 +241,14 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// Leave takes a schema's tables out of a publication. It locks nothing that writers need.
-func Leave(ctx context.Context, blue *citus.Pool, slot, schema string) error {
+// Leave takes a tenant's tables out of a publication; the error is ErrOutdated when a newer step
+// has joined it since. It locks nothing that writers need.
+func Leave(ctx context.Context, blue *citus.Pool, slot string, m Member) error {
 	err := pgx.BeginFunc(ctx, blue, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT format('%I.%I', schemaname, tablename) FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2`, slot, schema)
+		if err := own(ctx, tx, m.Tenant, m.Token); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `SELECT format('%I.%I', schemaname, tablename) FROM pg_publication_tables WHERE pubname = $1 AND schemaname = $2`, slot, m.Schema)
 		if err != nil {
 			return err
 		}
@@ -232,7 +263,7 @@ func Leave(ctx context.Context, blue *citus.Pool, slot, schema string) error {
 		return err
 	})
 	if err != nil && citus.StateOf(err) != undefinedObject {
-		return fmt.Errorf("stream: schema %s leaves %s: %w", schema, slot, err)
+		return fmt.Errorf("stream: %s leaves %s: %w", m.Tenant, slot, err)
 	}
 	return nil
 }
@@ -276,11 +307,12 @@ func Check(ctx context.Context, dbs *citus.Databases, l Lane, max int64) (lost s
 		_, err = control.Exec(ctx, `UPDATE control.lane SET wal_end = greatest(wal_end, $3), retained = $4 WHERE database_name = $1 AND number = $2`, l.Database, l.Number, end, retained)
 		return "", err
 	}
-	return lost, giveUp(ctx, control, blue, l, p.Slot, lost)
+	_, err = giveUp(ctx, control, blue, l, p.Slot, lost)
+	return lost, err
 }
 
-// Close drops a lane's slot and publication when no tenant is in it: a slot that nobody needs
-// makes blue keep its WAL. It reports whether the lane is closed.
+// Close drops a lane's slot and publication when no tenant is in it and no move has wanted it for
+// idleFor: a slot that nobody needs makes blue keep its WAL. It reports whether the lane is closed.
 func Close(ctx context.Context, dbs *citus.Databases, l Lane) (bool, error) {
 	control, err := dbs.Control(ctx)
 	if err != nil {
@@ -290,23 +322,32 @@ func Close(ctx context.Context, dbs *citus.Databases, l Lane) (bool, error) {
 	if err != nil || !p.Open {
 		return err == nil, err
 	}
-	var used bool
-	if err := control.QueryRow(ctx, `SELECT EXISTS (SELECT FROM control.streamed WHERE database_name = $1 AND number = $2)`, l.Database, l.Number).Scan(&used); err != nil || used {
-		return false, err
-	}
 	blue, err := dbs.Pool(ctx, l.Database)
 	if err != nil {
 		return false, err
 	}
-	return true, giveUp(ctx, control, blue, l, p.Slot, "")
+	return giveUp(ctx, control, blue, l, p.Slot, "")
 }
+
+// idleFor is how long a lane that nobody uses is kept for the next move.
+const idleFor = 30 * time.Second
 
 // giveUp closes a lane under its present name and gives it another one: a tenant that joins
 // at the same moment finds that its slot is not the lane's. Only then are slot and publication
 // dropped; what a crash leaves of them is in control.slot_due, for [DropDue].
-func giveUp(ctx context.Context, control, blue *citus.Pool, l Lane, slot, why string) error {
-	var mine bool
-	err := pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+//
+// Without a reason only a lane that has no tenants is closed. It reports whether the lane was.
+func giveUp(ctx context.Context, control, blue *citus.Pool, l Lane, slot, why string) (mine bool, err error) {
+	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		// Whoever enters a tenant waits here.
+		var used bool
+		if _, err := tx.Exec(ctx, `SELECT FROM control.lane WHERE database_name = $1 AND number = $2 FOR UPDATE`, l.Database, l.Number); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, `SELECT wanted_at > clock_timestamp() - $3::interval OR EXISTS (SELECT FROM control.streamed s WHERE s.database_name = l.database_name AND s.number = l.number)
+			FROM control.lane l WHERE database_name = $1 AND number = $2`, l.Database, l.Number, idleFor).Scan(&used); err != nil || used && why == "" {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `UPDATE control.lane SET open = false, slot = $4, lost = nullif($5, ''), spooled = 0, part_lsn = 0, part_seq = 0, retained = 0
 			WHERE database_name = $1 AND number = $2 AND slot = $3`, l.Database, l.Number, slot, newSlot(), why)
 		if mine = tag.RowsAffected() == 1; err != nil || !mine {
@@ -316,9 +357,9 @@ func giveUp(ctx context.Context, control, blue *citus.Pool, l Lane, slot, why st
 		return err
 	})
 	if err != nil || !mine {
-		return err
+		return false, err
 	}
-	return dropDue(ctx, control, blue, slot)
+	return true, dropDue(ctx, control, blue, slot)
 }
 
 // DropDue drops the slots that a crash left behind after they were given up.

@@ -58,7 +58,7 @@ func (w *world) join(t *testing.T, id tenant.ID, tables ...string) {
 	require.NoError(t, err)
 	blue, err := w.Migrator.Pool(t.Context(), citus.BlueDatabase)
 	require.NoError(t, err)
-	m := stream.Member{Tenant: id, Run: uuid.New(), Schema: w.schemaOf(id), Tables: tables}
+	m := stream.Member{Tenant: id, Run: uuid.New(), Schema: w.schemaOf(id), Tables: tables, Token: 1}
 	require.NoError(t, stream.Enter(t.Context(), control, w.lane, w.slot, m))
 	require.NoError(t, stream.Join(t.Context(), blue, w.slot, m, time.Second))
 	require.NoError(t, stream.Join(t.Context(), blue, w.slot, m, time.Second), "joining again changes nothing")
@@ -220,13 +220,21 @@ func TestJoinWaitsForOpenWriters(t *testing.T) {
 	require.NoError(t, err)
 	blue, err := w.Migrator.Pool(t.Context(), citus.BlueDatabase)
 	require.NoError(t, err)
-	m := stream.Member{Tenant: id, Schema: schema, Tables: []string{"project"}}
+	m := stream.Member{Tenant: id, Schema: schema, Tables: []string{"project"}, Token: 1}
 	err = stream.Join(t.Context(), blue, w.slot, m, 50*time.Millisecond)
 	require.Equal(t, "55P03", citus.StateOf(err))
 	require.NoError(t, tx.Commit(t.Context()))
 	require.NoError(t, stream.Join(t.Context(), blue, w.slot, m, time.Second))
-	require.NoError(t, stream.Leave(t.Context(), blue, w.slot, schema))
-	require.NoError(t, stream.Leave(t.Context(), blue, w.slot, schema), "leaving again changes nothing")
+	require.NoError(t, stream.Leave(t.Context(), blue, w.slot, m))
+	require.NoError(t, stream.Leave(t.Context(), blue, w.slot, m), "leaving again changes nothing")
+
+	// A step that was thought dead neither takes a newer one's tables out nor puts its own in.
+	newer := m
+	newer.Token = 2
+	require.NoError(t, stream.Join(t.Context(), blue, w.slot, newer, time.Second))
+	require.ErrorIs(t, stream.Leave(t.Context(), blue, w.slot, m), stream.ErrOutdated)
+	require.NoError(t, stream.Leave(t.Context(), blue, w.slot, newer))
+	require.ErrorIs(t, stream.Join(t.Context(), blue, w.slot, m, time.Second), stream.ErrOutdated)
 }
 
 func TestALostSlotIsNoticedAndNamed(t *testing.T) {
@@ -257,7 +265,12 @@ func TestALaneWithoutTenantsIsClosed(t *testing.T) {
 	w := newWorld(t)
 	_, err := w.Control.Exec(t.Context(), `DELETE FROM control.streamed`)
 	require.NoError(t, err)
-	got, err := stream.NewReceiver(w.Migrator, stream.Config{}, nil).Receive(t.Context(), w.lane)
+	got, err := stream.NewReceiver(w.Migrator, stream.Config{Budget: 100 * time.Millisecond}, nil).Receive(t.Context(), w.lane)
+	require.NoError(t, err)
+	require.False(t, got.Closed, "the next move may want it")
+	_, err = w.Control.Exec(t.Context(), `UPDATE control.lane SET wanted_at = now() - interval '1 hour'`)
+	require.NoError(t, err)
+	got, err = stream.NewReceiver(w.Migrator, stream.Config{}, nil).Receive(t.Context(), w.lane)
 	require.NoError(t, err)
 	require.True(t, got.Closed)
 	var slots int

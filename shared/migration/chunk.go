@@ -1,0 +1,238 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/convert"
+)
+
+// chunk is a part of a table that was copied as of one moment: the keys after one and up to
+// another. Nil means no bound.
+type chunk struct {
+	number      int
+	after, upto []string
+	snapshot    snapshot
+	rows        int64
+}
+
+// Chunks are made to take about chunkTime: no snapshot of blue lives for longer, and a step
+// that dies repeats no more.
+const (
+	firstChunk = 20_000 // rows
+	leastChunk = 1_000
+	mostChunk  = 400_000
+	chunkTime  = time.Second
+)
+
+// copyChunks copies the tenant's tables chunk by chunk. It reports whether all are copied.
+func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
+	size := int64(firstChunk)
+	first := true // however small the budget, a step gets further
+	for _, t := range o.l.Tables {
+		done, err := o.chunksOf(ctx, t)
+		if err != nil {
+			return false, err
+		}
+		next := chunk{number: 1}
+		if n := len(done); n > 0 {
+			if done[n-1].upto == nil {
+				continue
+			}
+			next = chunk{number: n + 1, after: done[n-1].upto}
+		}
+		for ; ; first = false {
+			if !first && o.stop() {
+				return false, nil
+			}
+			began := time.Now()
+			c, err := o.copyNext(ctx, t, next, size)
+			if err != nil {
+				return false, err
+			}
+			o.m.crash("chunk copied")
+			if err := o.progressed(ctx); err != nil {
+				return false, err
+			}
+			if c.upto == nil {
+				break
+			}
+			next = chunk{number: c.number + 1, after: c.upto}
+			switch took := time.Since(began); {
+			case took < chunkTime/2:
+				size = min(2*size, mostChunk)
+			case took > 2*chunkTime:
+				size = max(size/2, leastChunk)
+			}
+		}
+	}
+	return true, nil
+}
+
+// chunksOf lists a table's chunks in the order of their keys.
+func (o *onlineMove) chunksOf(ctx context.Context, t convert.Table) ([]chunk, error) {
+	control, err := o.m.control(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return readChunks(ctx, control, o.v, t.Name)
+}
+
+func readChunks(ctx context.Context, db querier, v Move, table string) ([]chunk, error) {
+	rows, err := db.Query(ctx, `SELECT number, after_key, upto_key, snapshot, rows FROM control.chunk WHERE tenant_id = $1 AND table_name = $2 ORDER BY number`, v.Tenant, table)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (c chunk, err error) {
+		var s string
+		if err := row.Scan(&c.number, &c.after, &c.upto, &s, &c.rows); err != nil {
+			return c, err
+		}
+		c.snapshot, err = parseSnapshot(s)
+		return c, err
+	})
+}
+
+// copyNext copies up to size rows with the keys after those of the chunk before, and proves
+// that green has them. Rows, range and snapshot are committed together.
+func (o *onlineMove) copyNext(ctx context.Context, t convert.Table, c chunk, size int64) (chunk, error) {
+	m := o.m
+	err := m.writeGreen(ctx, Copying, []Move{o.v}, func(green pgx.Tx) error {
+		return frozen(ctx, o.blue, func(from pgx.Tx) error {
+			// Before the snapshot, for TRUNCATE does not ask what a snapshot sees.
+			if _, err := from.Exec(ctx, `LOCK TABLE `+quoted(o.v.Schema, t.Name)+` IN ACCESS SHARE MODE`); err != nil {
+				return err
+			}
+			var text string
+			if err := from.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text); err != nil {
+				return err
+			}
+			var err error
+			if c.upto, err = o.endOf(ctx, from, t, c, size); err != nil {
+				return err
+			}
+			in := inChunk(t, c)
+			own := ""
+			if t.HasTenantColumn {
+				own = `tenant_id = '` + o.v.Tenant.String() + `' AND `
+			}
+			if c.rows, err = pipeWhen(ctx, &m.calm, from.Conn(), green.Conn(), o.l, t, blueSelect(t, o.v)+` WHERE `+own+in); err != nil {
+				return err
+			}
+			if err := o.sameChunk(ctx, from, green, t, own+in, in); err != nil {
+				return err
+			}
+			_, err = green.Exec(ctx, `INSERT INTO control.chunk (tenant_id, table_name, number, after_key, upto_key, snapshot, rows) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+				o.v.Tenant, t.Name, c.number, c.after, c.upto, text, c.rows)
+			return err
+		})
+	})
+	if err != nil {
+		return c, fmt.Errorf("migration: copy table %s of %s: %w", t.Name, o.v.Tenant, err)
+	}
+	return c, nil
+}
+
+// endOf finds a chunk's last key: nil when the rest fits in, or when the order of keys may
+// not be the same in both databases.
+func (o *onlineMove) endOf(ctx context.Context, from pgx.Tx, t convert.Table, c chunk, size int64) ([]string, error) {
+	if !ordered(t) {
+		return nil, nil
+	}
+	where := inChunk(t, c)
+	if t.HasTenantColumn {
+		where = `tenant_id = '` + o.v.Tenant.String() + `' AND ` + where
+	}
+	names := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		names[i] = quoted(k)
+	}
+	key := make([]string, len(t.Key))
+	dest := make([]any, len(key))
+	for i := range key {
+		dest[i] = &key[i]
+	}
+	err := from.QueryRow(ctx, fmt.Sprintf(`SELECT %s FROM %s WHERE %s ORDER BY %s OFFSET %d LIMIT 1`,
+		keyColumns(t), quoted(o.v.Schema, t.Name), where, strings.Join(names, ", "), size-1), pgx.QueryExecModeExec).Scan(dest...)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	return key, err
+}
+
+// sameChunk compares count and hash of what was read with what was written.
+func (o *onlineMove) sameChunk(ctx context.Context, from, green pgx.Tx, t convert.Table, inBlue, inGreen string) error {
+	var b, g digest
+	sum := func(tx pgx.Tx, source string, d *digest) error {
+		return tx.QueryRow(ctx, `SELECT count(*), coalesce(`+sums+`, '') FROM (SELECT `+rowText(t)+` AS r FROM `+source+`) x`, pgx.QueryExecModeExec).Scan(&d.Rows, &d.Hash)
+	}
+	err := both(ctx,
+		func(context.Context) error { return sum(from, quoted(o.v.Schema, t.Name)+` WHERE `+inBlue, &b) },
+		func(context.Context) error { return sum(green, ofTenant(o.l, t, o.v)+` AND `+inGreen, &g) })
+	if err == nil && b != g {
+		err = &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: of a chunk of %d rows in blue, %d arrived in green or their contents differ", t.Name, b.Rows, g.Rows)}
+	}
+	return err
+}
+
+// inChunk is a condition on a table's keys, in the words of both databases.
+func inChunk(t convert.Table, c chunk) string {
+	out := "true"
+	if c.after != nil {
+		out = keyTuple(t) + " > " + keyLiteral(t, c.after)
+	}
+	if c.upto != nil {
+		out += " AND " + keyTuple(t) + " <= " + keyLiteral(t, c.upto)
+	}
+	return out
+}
+
+func keyTuple(t convert.Table) string {
+	names := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		names[i] = quoted(k)
+	}
+	return "(" + strings.Join(names, ", ") + ")"
+}
+
+func keyLiteral(t convert.Table, key []string) string {
+	types := keyTypes(t)
+	values := make([]string, len(key))
+	for i, k := range key {
+		values[i] = literal(k) + "::" + types[i]
+	}
+	return "(" + strings.Join(values, ", ") + ")"
+}
+
+// keyTypes are green's types of a key's columns.
+func keyTypes(t convert.Table) []string {
+	out := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		for _, c := range t.Columns {
+			if c.Name == k {
+				out[i] = c.GreenType
+			}
+		}
+	}
+	return out
+}
+
+// ordered reports whether the keys have one order in all databases. Text has not: its
+// order is that of the database's collation.
+func ordered(t convert.Table) bool {
+	for _, typ := range keyTypes(t) {
+		switch typ {
+		case "smallint", "integer", "bigint", "uuid", "date", "oid", "bytea",
+			"timestamp with time zone", "timestamp without time zone":
+		default:
+			return false
+		}
+	}
+	return len(t.Key) > 0
+}

@@ -1,0 +1,168 @@
+package migration_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// seed is that of a random test; CODITECT_TEST_SEED replays one.
+func seed(t *testing.T) *rand.Rand {
+	n := uint64(time.Now().UnixNano())
+	if s := os.Getenv("CODITECT_TEST_SEED"); s != "" {
+		var err error
+		n, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("CODITECT_TEST_SEED=%d", n)
+	return rand.New(rand.NewPCG(n, n))
+}
+
+// A tenant of several chunks moves while transactions change it in every way that hurts: rows
+// whose key changes from one chunk to another, keys that change places, keys that are deleted and
+// inserted again, large values that stay, tables that are emptied, transactions over tables that
+// stay open for long. Another one is open from before the first copy to the fence.
+func TestALargeTenantMovesWhileItIsUsed(t *testing.T) {
+	eachServer(t, func(t *testing.T, w *world) {
+		random := seed(t)
+		ctx := t.Context()
+		id := w.NewTenant(t, tenant.Blue)
+		schema := blueSchema(id)
+		blue := w.Blue(t)
+		exec := func(sql string, args ...any) {
+			_, err := blue.Exec(ctx, sql, args...)
+			require.NoError(t, err)
+		}
+		exec(`INSERT INTO `+schema+`.project (tenant_id, id, name, created_at, updated_at) SELECT $1, gen_random_uuid(), i::text, now(), now() FROM generate_series(1, 50) i`, id)
+		exec(`INSERT INTO ` + schema + `.task (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at)
+			SELECT tenant_id, gen_random_uuid(), id, name || ' ' || i, CASE WHEN i % 50 = 0 THEN (SELECT string_agg(md5(i::text || j), '') FROM generate_series(1, 300) j) ELSE '' END, 'todo', 0, now(), now()
+			FROM ` + schema + `.project, generate_series(1, 1200) i`)
+		exec(`ANALYZE`)
+
+		stop, cancel := context.WithCancel(ctx)
+		var group sync.WaitGroup
+		t.Cleanup(func() { cancel(); group.Wait() })
+		points := map[string]int{}
+		begun := false
+		w.Mover = migration.New(w.Migrator, w.Queue, online, migration.WithCrashPoints(func(at string) {
+			points[at]++
+			if at != "lane joined" || begun {
+				return
+			}
+			begun = true
+			old, err := blue.Begin(ctx) // of nobody's tables, but in every snapshot
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = old.Rollback(context.WithoutCancel(ctx)) })
+			_, err = old.Exec(ctx, `SELECT pg_current_xact_id()`)
+			require.NoError(t, err)
+			for n := range 3 {
+				r := rand.New(rand.NewPCG(random.Uint64(), uint64(n)))
+				group.Go(func() { hurt(stop, t, w.BlueAdmin, schema, id, r) })
+			}
+		}))
+		run := start(t, w, []tenant.ID{id}, 1)
+		w.drain(t)
+		status := inspect(t, w, run)
+		require.Equal(t, migration.Counts{migration.Green: 1}, status.Counts, "%+v", status.Failed)
+		cancel()
+		group.Wait()
+		require.Greater(t, points["chunk copied"], 6, "the tasks must be more than one chunk")
+		require.Positive(t, points["changes applied"])
+		require.Positive(t, identical(t, w, w.BlueAdmin, schema, "app", id, true))
+		var left int
+		require.NoError(t, w.Control.QueryRow(ctx, `SELECT (SELECT count(*) FROM control.change) + (SELECT count(*) FROM control.chunk) + (SELECT count(*) FROM control.streamed) + (SELECT count(*) FROM control.applied)`).Scan(&left))
+		require.Zero(t, left, "a tenant that has arrived leaves nothing in the stream")
+	})
+}
+
+// hurt changes a tenant at random until the fence refuses it or the test ends.
+func hurt(ctx context.Context, t *testing.T, dsn, schema string, id tenant.ID, r *rand.Rand) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	pick := func(n int) string { // some tasks, anywhere among the keys
+		return fmt.Sprintf(`(SELECT id FROM %s.task WHERE id >= md5('%d')::uuid ORDER BY id LIMIT %d)`, schema, r.Int64(), n)
+	}
+	task := schema + ".task"
+	for ctx.Err() == nil {
+		var sql string
+		switch r.IntN(9) {
+		case 0:
+			sql = `UPDATE ` + task + ` SET title = title || 'x', version = version + 1 WHERE id IN ` + pick(5)
+		case 1: // to another chunk
+			sql = `UPDATE ` + task + ` SET id = gen_random_uuid() WHERE id IN ` + pick(3)
+		case 2: // and the large value stays
+			sql = `UPDATE ` + task + ` SET id = gen_random_uuid(), priority = 1 WHERE length(description) > 0 AND id IN ` + pick(60)
+		case 3:
+			sql = `WITH gone AS (DELETE FROM ` + task + ` WHERE id IN ` + pick(2) + ` RETURNING *) SELECT count(*) FROM gone`
+		case 4: // the same key again, in one transaction
+			sql = `DO $$ DECLARE k ` + task + `; BEGIN SELECT * INTO k FROM ` + task + ` WHERE id IN ` + pick(1) + `; DELETE FROM ` + task + ` WHERE id = k.id;
+				INSERT INTO ` + task + ` (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at)
+				SELECT k.tenant_id, k.id, k.project_id, 'again', k.description, k.status, k.priority, k.created_at, k.updated_at WHERE k.id IS NOT NULL; END $$`
+		case 5: // two tables in one transaction, held for a moment
+			sql = `DO $$ BEGIN INSERT INTO ` + schema + `.comment (tenant_id, id, task_id, author, body, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), id, 'a', repeat('long ', 30000), now(), now() FROM ` + task + ` WHERE id IN ` + pick(2) + `;
+				UPDATE ` + task + ` SET status = 'done' WHERE id IN ` + pick(2) + `; PERFORM pg_sleep(0.02); END $$`
+		case 6:
+			sql = `TRUNCATE ` + schema + `.comment`
+		case 7: // a transaction that is not one of the stream in the end
+			sql = `DO $$ BEGIN UPDATE ` + task + ` SET title = 'never' WHERE id IN ` + pick(5) + `; RAISE EXCEPTION 'rolled back'; END $$`
+		case 8:
+			sql = `UPDATE ` + schema + `.project SET id = gen_random_uuid() WHERE NOT EXISTS (SELECT FROM ` + task + ` k WHERE k.project_id = project.id)`
+		}
+		_, err := conn.Exec(ctx, sql)
+		var refused *pgconn.PgError
+		switch {
+		case err == nil, citus.StateOf(err) == "P0001", citus.StateOf(err) == "40P01", citus.StateOf(err) == "23503":
+		case citus.StateOf(err) == citus.StateFenced, ctx.Err() != nil:
+			return
+		default:
+			t.Errorf("%s: %v %+v", sql, err, refused)
+			return
+		}
+	}
+}
+
+// A lane whose slot blue has lost is noticed, its tenant is copied again under another one, and
+// nothing is missing.
+func TestALostSlotIsCopiedAgain(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	ids := blueTenants(t, w, 2)
+	traffic := writeOn(t, w, ids)
+	blue := w.Blue(t)
+	lost := false
+	w.Mover = migration.New(w.Migrator, w.Queue, online, migration.WithCrashPoints(func(at string) {
+		if at != "catching_up" || lost {
+			return
+		}
+		lost = true
+		for range 200 {
+			_, err := blue.Exec(t.Context(), `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database() AND active_pid IS NOT NULL`)
+			require.NoError(t, err)
+			if _, err = blue.Exec(t.Context(), `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`); err == nil {
+				return
+			}
+		}
+		t.Error("the slot could not be dropped")
+	}))
+	run := start(t, w, ids, 2)
+	recoverByItself(t, w, run)
+	require.True(t, lost)
+	require.Equal(t, migration.Counts{migration.Green: 2}, inspect(t, w, run).Counts)
+	traffic.check(t)
+}
