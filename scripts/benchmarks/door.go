@@ -90,10 +90,10 @@ func (d *door) run(ctx context.Context) (figures, error) {
 			}
 			of[op.name] = result
 			name := string(home) + " " + op.name
-			goals[name+" InTenant"] = atLeast(result.ToStatement["in_tenant"], 0.5, "")
-			goals[name+" HTTP"] = atLeast(result.ToStatement["http"], 0.2, "")
+			goals[name+" InTenant"] = atLeast(result.ToStatement["in_tenant"], 0.5)
+			goals[name+" HTTP"] = atLeast(result.ToStatement["http"], 0.2)
 			if op.name == "page" {
-				goals[name+" HTTP, times Django REST Framework"] = atLeast(result.ToStatement["http"]/djangoShare, 10, "")
+				goals[name+" HTTP, times Django REST Framework"] = atLeast(result.ToStatement["http"]/djangoShare, 10)
 			}
 		}
 		found[string(home)] = of

@@ -145,7 +145,7 @@ func (m *migrate) run(ctx context.Context) (figures, error) {
 			"loop_to_ours": ratio(loopEach, oursEach), "loop_to_ours_with_registration": ratio(loopEach, withRegistration),
 			"raw_share_of_ours": ratio(raw.Seconds, ours.took.Seconds()),
 		},
-		"goals": map[string]goal{"loop_to_ours": atLeast(ratio(loopEach, oursEach), 10, "")},
+		"goals": map[string]goal{"loop_to_ours": atLeast(ratio(loopEach, oursEach), 10)},
 	}
 	if m.logged {
 		if out["statements"], err = m.platform.statements(25); err != nil {

@@ -65,8 +65,8 @@ type goal struct {
 	Met  bool    `json:"met"`
 }
 
-func atLeast(got, want float64, unit string) goal {
-	return goal{Want: ">= " + number(want) + unit, Got: got, Met: got >= want}
+func atLeast(got, want float64) goal {
+	return goal{Want: ">= " + number(want), Got: got, Met: got >= want}
 }
 
 func below(got, want float64, unit string) goal {

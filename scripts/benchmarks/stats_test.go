@@ -29,7 +29,7 @@ func TestMedian(t *testing.T) {
 }
 
 func TestGoals(t *testing.T) {
-	require.True(t, atLeast(0.5, 0.5, "").Met)
+	require.True(t, atLeast(0.5, 0.5).Met)
 	require.False(t, below(60, 60, " ms").Met)
 	require.Equal(t, "< 60 ms", below(60, 60, " ms").Want)
 	require.Zero(t, ratio(1, 0))

@@ -148,7 +148,7 @@ type Member struct {
 	Token  int64 // the fencing token of the step at work
 }
 
-// ErrOutdated: a newer step has taken the tenant, as its gate in blue says.
+// ErrOutdated says that a newer step has taken the tenant, as its gate in blue says.
 var ErrOutdated = errors.New("stream: a newer step owns this tenant")
 
 // own takes a tenant in blue for a step, until tx ends: none with a smaller token gets past it
@@ -161,7 +161,7 @@ func own(ctx context.Context, tx pgx.Tx, id tenant.ID, token int64) error {
 	return err
 }
 
-// ErrClosed: the lane was closed or given up, and has another slot since.
+// ErrClosed says that the lane was closed or given up, and has another slot since.
 var ErrClosed = fault.New(fault.Unavailable, "lane_closed", "the lane was closed at the same moment; try again")
 
 // Enter records that a tenant's changes belong to a lane. It comes before Join: no change of a
