@@ -309,14 +309,28 @@ func (m *Mover) purgeTenant(ctx context.Context, v Move) error {
 			if err := execAll(ctx, tx, []string{`SET LOCAL session_replication_role = 'replica'`}); err != nil {
 				return err
 			}
+			if err := holdUndone(ctx, tx, v); err != nil {
+				return err
+			}
 			return purge(ctx, tx, convert.Layout{GreenSchema: green, Tables: []convert.Table{{Name: n}}}, []Move{v})
 		})
+		if errors.Is(err, errOutdated) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 	}
 	_, err = control.Exec(ctx, `UPDATE control.move SET purge_due = false WHERE run_id = $1 AND tenant_id = $2 AND state = 'blue'`, v.Run, v.Tenant)
 	return err
+}
+
+// holdUndone holds the row of an undone move until tx ends, so that no other run begins with its
+// tenant while rows are deleted. It fails with errOutdated when somebody else has deleted them:
+// whoever has slept since must not delete what another run has brought.
+func holdUndone(ctx context.Context, tx pgx.Tx, v Move) error {
+	tag, err := tx.Exec(ctx, `SELECT FROM control.move WHERE run_id = $1 AND tenant_id = $2 AND state = 'blue' AND purge_due FOR UPDATE`, v.Run, v.Tenant)
+	return oneEach(tag.RowsAffected(), 1, err)
 }
 
 // isTenantsFault tells errors that trying again will not mend, and that so belong to

@@ -178,6 +178,34 @@ func TestAZombieAfterAnUndo(t *testing.T) {
 		})
 }
 
+// An undo sleeps before it deletes what green has. Meanwhile the sweeper has finished it, and
+// another run has moved the tenant: the rows that are there now are its only ones.
+func TestAZombieUndoDeletesNothing(t *testing.T) {
+	w, sleeper, asleep, wake := zombie(t, citustest.New(t), quick, "fence lifted")
+	ids := blueTenants(t, w, 1)
+	run := start(t, w, ids, 1)
+	_, err := w.Control.Exec(t.Context(), `UPDATE control.move SET fence_up = true WHERE run_id = $1`, run.ID) // as a step that has claimed it
+	require.NoError(t, err)
+	finished := make(chan error, 1)
+	go func() { finished <- sleeper.Undo(t.Context(), run.ID, ids[0], "test") }()
+	fallsAsleep(t, asleep, finished)
+	_, err = w.Control.Exec(t.Context(), `UPDATE control.move SET updated_at = '-infinity' WHERE run_id = $1`, run.ID)
+	require.NoError(t, err)
+	swept, err := w.Mover.Sweep(t.Context(), time.Hour)
+	require.NoError(t, err)
+	require.Equal(t, 1, swept.Lifted)
+	again := start(t, w, ids, 1)
+	w.drain(t)
+	require.Equal(t, migration.Counts{migration.Green: 1}, inspect(t, w, again).Counts)
+	_, err = addProject(t.Context(), w.Door, ids[0], "after the move")
+	require.NoError(t, err)
+	before := rowsOf(t, w, ids[0])
+	require.NotEmpty(t, before)
+	wake()
+	require.NoError(t, <-finished)
+	require.Equal(t, before, rowsOf(t, w, ids[0]))
+}
+
 func fencesIn(t *testing.T, w *world) (n int) {
 	t.Helper()
 	require.NoError(t, w.Blue(t).QueryRow(t.Context(), `SELECT count(*) FROM pg_trigger WHERE tgname = 'coditect_fence' AND tgenabled <> 'D'`).Scan(&n))
