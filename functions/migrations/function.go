@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
+	"github.com/google/uuid"
 
 	"github.com/coditect/platform/shared/auth"
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/edge"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/migration/planner"
 )
 
 func init() { functions.HTTP("Migrations", Handler().ServeHTTP) }
@@ -46,12 +48,13 @@ func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration,
 	cfg.Name, cfg.Version = "migrations", "1.0.0"
 	cfg.Description = "Moving tenants from a schema of their own into the shared tables."
 	e, f := edge.New(cfg, who), api{mover, patience}
-	register(e, op("checkRun", "POST", "/preflight", auth.MigrationsRead, "Look for everything that would make the moves fail; changes nothing", 200), f.check)
+	register(e, op("checkRun", "POST", "/preflight", auth.MigrationsRead, "Say who would move, when and for how long, and what would make the moves fail; changes nothing", 200), f.check)
 	register(e, op("startRun", "POST", "/runs", auth.MigrationsWrite, "Move tenants of one source, in batches", 201, fault.Conflict), f.start)
 	register(e, op("listRuns", "GET", "/runs", auth.MigrationsRead, "List the newest runs", 200), f.list)
 	register(e, op("readRun", "GET", "/runs/{id}", auth.MigrationsRead, "Read a run and how far it is", 200), f.read)
+	register(e, op("listRunEvents", "GET", "/runs/{id}/events", auth.MigrationsRead, "List what was decided and done in a run, by whom and when", 200), f.events)
 	register(e, op("pauseRun", "POST", "/runs/{id}/pause", auth.MigrationsWrite, "Pause a run after the tenants that are moving at the moment", 200, fault.Conflict), f.pause)
-	register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run", 200, fault.Conflict), f.resume)
+	register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run; one that has halted over its errors too", 200, fault.Conflict), f.resume)
 	register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
 	register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
 	register(e, op("finaliseMove", "POST", "/runs/{id}/tenants/{tenant}/finalise", auth.MigrationsWrite, "End a green tenant's way back: archive its blue schema, then drop it", 200, fault.Conflict, fault.Unavailable), f.finalise)
@@ -116,8 +119,35 @@ func (f api) pause(ctx context.Context, p auth.Principal, in *RunInput) (*runOut
 	return changed(ctx, p, in, f.mover.Pause)
 }
 
-func (f api) resume(ctx context.Context, p auth.Principal, in *RunInput) (*runOutput, error) {
-	return changed(ctx, p, in, f.mover.Resume)
+func (f api) resume(ctx context.Context, p auth.Principal, in *resumeInput) (*runOutput, error) {
+	return changed(ctx, p, &in.RunInput, func(ctx context.Context, id uuid.UUID, actor string) (migration.Run, error) {
+		var budget planner.Budget
+		if in.Body != nil {
+			budget = planner.Budget{Errors: in.Body.MaxErrors, Percent: in.Body.MaxErrorPercent}
+		}
+		return f.mover.ResumeWithin(ctx, id, actor, budget)
+	})
+}
+
+func (f api) events(ctx context.Context, p auth.Principal, in *eventsInput) (*eventsOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	var at eventPosition
+	if in.Cursor != "" {
+		if err := edge.DecodeCursor(in.Cursor, &at); err != nil {
+			return nil, err
+		}
+	}
+	events, err := f.mover.Events(ctx, in.ID, at.After, in.Limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &eventsOutput{}
+	if out.Body.Events = events; len(events) == in.Limit {
+		out.Body.Next, err = edge.EncodeCursor(eventPosition{events[len(events)-1].ID})
+	}
+	return out, err
 }
 
 func (f api) cancel(ctx context.Context, p auth.Principal, in *RunInput) (*runOutput, error) {

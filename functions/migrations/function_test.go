@@ -152,14 +152,32 @@ func TestBadPlansAreRefusedByField(t *testing.T) {
 	w := newWorld(t)
 	green := w.NewTenant(t, tenant.Green)
 	for body, field := range map[string]string{
-		`{}`:                                                       "source",
-		`{"source":"nowhere"}`:                                     "source",
-		`{"source":"platform","tenants":["x"]}`:                    "tenants[0]",
-		`{"source":"platform","batch_size":0}`:                     "batch_size",
-		`{"source":"platform","batch_size":1001}`:                  "batch_size",
-		`{"source":"platform","max_pause_ms":-1}`:                  "max_pause_ms",
-		`{"source":"platform","tenant":"x"}`:                       "tenant",
-		fmt.Sprintf(`{"source":"platform","tenants":[%q]}`, green): "tenants[0]",
+		`{}`:                                                                         "source",
+		`{"source":"nowhere"}`:                                                       "source",
+		`{"source":"platform","tenants":["x"]}`:                                      "tenants[0]",
+		`{"source":"platform","batch_size":0}`:                                       "batch_size",
+		`{"source":"platform","batch_size":1001}`:                                    "batch_size",
+		`{"source":"platform","max_pause_ms":-1}`:                                    "max_pause_ms",
+		`{"source":"platform","tenant":"x"}`:                                         "tenant",
+		`{"source":"platform","exclude":["x"]}`:                                      "exclude[0]",
+		fmt.Sprintf(`{"source":"platform","exclude":[%q]}`, tenant.NewID()):          "exclude[0]",
+		`{"source":"platform","new_since":"yesterday"}`:                              "new_since",
+		`{"source":"platform","new_since":"2999-01-01T00:00:00Z"}`:                   "new_since",
+		`{"source":"platform","plans":[""]}`:                                         "plans",
+		`{"source":"platform","percent":0}`:                                          "percent",
+		`{"source":"platform","percent":100.5}`:                                      "percent",
+		`{"source":"platform","max_bytes":0}`:                                        "max_bytes",
+		`{"source":"platform","max_activity":-1}`:                                    "max_activity",
+		`{"source":"platform","waves":[10,5,100]}`:                                   "waves",
+		`{"source":"platform","waves":[1,50]}`:                                       "waves",
+		`{"source":"platform","soak_seconds":604801}`:                                "soak_seconds",
+		`{"source":"platform","concurrency":0}`:                                      "concurrency",
+		`{"source":"platform","rows_per_second":0}`:                                  "rows_per_second",
+		`{"source":"platform","hours":"22-06"}`:                                      "hours",
+		`{"source":"platform","hours":"22:00-06:00@Mars"}`:                           "hours",
+		`{"source":"platform","max_errors":-1}`:                                      "max_errors",
+		`{"source":"platform","max_error_percent":101}`:                              "max_error_percent",
+		fmt.Sprintf(`{"source":"platform","tenants":[%q]}`, green):                   "tenants[0]",
 		fmt.Sprintf(`{"source":"platform","tenants":[%q]}`, tenant.NewID().String()): "tenants[0]",
 	} {
 		for _, path := range []string{"/runs", "/preflight"} {
@@ -200,7 +218,7 @@ func TestOnlyOperatorsMove(t *testing.T) {
 	id := tenant.NewID().String()
 	tenantKey := w.key(auth.NewKey{Name: "tenant", Kind: auth.TenantKey, Tenant: own, Scopes: []string{auth.TenantsRead, auth.ProjectsWrite}})
 	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
-	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "POST /runs/" + id + "/pause": "",
+	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "GET /runs/" + id + "/events": "", "POST /runs/" + id + "/pause": "",
 		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /tenants/" + own.String() + "/verify": "", "POST /tenants/" + own.String() + "/repair": "", "POST /sweep": ""}
 	for route, body := range routes {
 		var method, path string
@@ -213,4 +231,56 @@ func TestOnlyOperatorsMove(t *testing.T) {
 			w.Do(403, reader, method, path, body)
 		}
 	}
+}
+
+// An operator asks what would happen, lets it happen, and reads what was decided.
+func TestAPlannedRun(t *testing.T) {
+	w := newWorld(t)
+	ids := []tenant.ID{w.NewTenant(t, tenant.Blue), w.NewTenant(t, tenant.Blue), w.NewTenant(t, tenant.Blue)}
+	body := fmt.Sprintf(`{"source":"platform","exclude":[%q],"waves":[50,100],"batch_size":1,"concurrency":1,"rows_per_second":1000,"max_errors":0}`, ids[2])
+	report, _ := w.Do(200, w.operator, "POST", "/preflight", body)
+	plan := report["plan"].(map[string]any)
+	require.EqualValues(t, 2, plan["chosen"])
+	require.Equal(t, map[string]any{"excluded": 1.0}, plan["reasons"])
+	require.Len(t, plan["waves"], 2)
+	require.Len(t, plan["tenants"], 2)
+	require.Equal(t, ids[2].String(), plan["others"].([]any)[0].(map[string]any)["tenant"])
+
+	started, _ := w.Do(201, w.operator, "POST", "/runs", body)
+	id := started["id"].(string)
+	var broken tenant.ID // of the first wave
+	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT tenant_id FROM control.move WHERE batch = 1`).Scan(&broken))
+	_, err := w.Blue(t).Exec(t.Context(), fmt.Sprintf(`ALTER TABLE "t_%x".project ADD COLUMN odd int`, [16]byte(broken)))
+	require.NoError(t, err)
+	w.step(100)
+	status, _ := w.Do(200, w.operator, "GET", "/runs/"+id, "")
+	require.Equal(t, "paused", status["state"])
+	require.Equal(t, "not moved because of errors: 1; allowed: 0", status["halted"])
+	require.Len(t, status["waves"], 2)
+	require.NotContains(t, status, "eta")
+	w.Refused(422, "invalid_field", w.operator, "POST", "/runs/"+id+"/resume", `{"max_errors":-1}`)
+	resumed, _ := w.Do(200, w.operator, "POST", "/runs/"+id+"/resume", `{"max_errors":3}`)
+	require.Equal(t, map[string]any{"max_errors": 3.0}, resumed["budget"])
+	require.Equal(t, "running", resumed["state"])
+	status, _ = w.Do(200, w.operator, "GET", "/runs/"+id, "")
+	require.Contains(t, status["eta"], "seconds")
+	w.step(100)
+	status, _ = w.Do(200, w.operator, "GET", "/runs/"+id, "")
+	require.Equal(t, map[string]any{"green": 1.0, "blue": 1.0}, status["counts"])
+
+	var events []string
+	for query := "?limit=2"; ; {
+		page, _ := w.Do(200, w.operator, "GET", "/runs/"+id+"/events"+query, "")
+		for _, e := range page["events"].([]any) {
+			events = append(events, e.(map[string]any)["event"].(string))
+		}
+		next, more := page["next_cursor"].(string)
+		if !more {
+			break
+		}
+		query = "?limit=2&cursor=" + next
+	}
+	require.Equal(t, []string{"started", "wave opened", "undone", "halted", "running", "wave done", "wave opened", "green", "done"}, events)
+	w.Refused(422, "invalid_field", w.operator, "GET", "/runs/"+id+"/events?cursor=x", "")
+	w.Refused(404, "run_not_found", w.operator, "GET", "/runs/"+tenant.NewID().String()+"/events", "")
 }

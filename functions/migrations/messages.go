@@ -10,6 +10,7 @@ import (
 	"github.com/coditect/platform/shared/auth"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration"
+	"github.com/coditect/platform/shared/migration/planner"
 	"github.com/coditect/platform/shared/tenant"
 )
 
@@ -24,25 +25,57 @@ func operatorsOnly(p auth.Principal) error {
 type planInput struct {
 	Body struct {
 		Source     string   `json:"source" minLength:"1" maxLength:"63" doc:"\"platform\" for the platform's own blue tenants, or a registered foreign source"`
-		Tenants    []string `json:"tenants,omitempty" minItems:"1" maxItems:"100000" doc:"Absent: all tenants of the source that live in blue"`
+		Tenants    []string `json:"tenants,omitempty" minItems:"1" maxItems:"100000" doc:"Absent: all tenants of the source that live in blue. Of these, those are moved for whom all the rules hold"`
 		BatchSize  int      `json:"batch_size,omitempty" minimum:"1" maximum:"1000" doc:"Tenants in one batch; 50 by default"`
 		MaxPauseMS int64    `json:"max_pause_ms,omitempty" minimum:"1" maximum:"60000" doc:"A tenant whose writes would wait for longer, in milliseconds, is refused by name; 30000 by default"`
+
+		Exclude     []string  `json:"exclude,omitempty" minItems:"1" maxItems:"100000" doc:"Rule: never these tenants"`
+		NewSince    time.Time `json:"new_since,omitempty" required:"false" doc:"Rule: entered into the directory at this time or later"`
+		Plans       []string  `json:"plans,omitempty" minItems:"1" maxItems:"100" doc:"Rule: on one of these plans"`
+		Percent     float64   `json:"percent,omitempty" exclusiveMinimum:"0" maximum:"100" doc:"Rule: this share of all, always the same tenants; those of a smaller percentage are among them"`
+		MaxBytes    int64     `json:"max_bytes,omitempty" minimum:"1" doc:"Rule: content of at most this many bytes, as estimated"`
+		MaxActivity *int64    `json:"max_activity,omitempty" minimum:"0" doc:"Rule: at most this many rows changed a day, by the statistics of the tenant's database; who has not been counted for a day is left out"`
+
+		Waves           []float64 `json:"waves,omitempty" minItems:"1" maxItems:"20" doc:"Percentages of the tenants that grow up to 100; a wave begins when the one before it is done and its errors are within the budget. By default 1, 10, 50, 100 where there is a rule, a soak or an error budget, else 100"`
+		SoakSeconds     int64     `json:"soak_seconds,omitempty" minimum:"0" maximum:"604800" doc:"Rest between the end of a wave and the next"`
+		Concurrency     int       `json:"concurrency,omitempty" minimum:"1" maximum:"1000" doc:"Batches at work at the same time; absent: no bound"`
+		RowsPerSecond   int64     `json:"rows_per_second,omitempty" minimum:"1" maximum:"1000000000" doc:"Of all batches together, on average; absent: no bound"`
+		Hours           string    `json:"hours,omitempty" maxLength:"100" doc:"22:00-06:00@Europe/Berlin: outside of these hours no tenant's move begins; absent: all hours"`
+		MaxErrors       *int64    `json:"max_errors,omitempty" minimum:"0" doc:"The run halts when the moves of more tenants than this have failed"`
+		MaxErrorPercent *float64  `json:"max_error_percent,omitempty" minimum:"0" maximum:"100" doc:"The same as a share of the tenants in the waves begun; 5 by default where there are several waves and no budget is given"`
 	}
 }
 
-func (in *planInput) plan(p auth.Principal) (migration.Plan, error) {
-	plan := migration.Plan{Source: in.Body.Source, BatchSize: in.Body.BatchSize, MaxPause: time.Duration(in.Body.MaxPauseMS) * time.Millisecond, Actor: p.Subject}
+func (in *planInput) plan(p auth.Principal) (plan migration.Plan, err error) {
 	if err := operatorsOnly(p); err != nil {
 		return plan, err
 	}
-	for i, s := range in.Body.Tenants {
-		id, err := tenant.ParseID(s)
-		if err != nil {
-			return plan, fault.BadField(fmt.Sprintf("tenants[%d]", i), "must be a tenant's UUID, not %q", s)
-		}
-		plan.Tenants = append(plan.Tenants, id)
+	b := &in.Body
+	plan = migration.Plan{Source: b.Source, BatchSize: b.BatchSize, MaxPause: time.Duration(b.MaxPauseMS) * time.Millisecond,
+		Rules: planner.Rules{NewSince: b.NewSince, Plans: b.Plans, Percent: b.Percent, MaxBytes: b.MaxBytes, MaxActivity: b.MaxActivity},
+		Waves: b.Waves, Soak: time.Duration(b.SoakSeconds) * time.Second, Concurrency: b.Concurrency, RowsPerSecond: b.RowsPerSecond,
+		Budget: planner.Budget{Errors: b.MaxErrors, Percent: b.MaxErrorPercent}, Actor: p.Subject}
+	if plan.Tenants, err = tenantIDs("tenants", b.Tenants); err != nil {
+		return plan, err
+	}
+	if plan.Rules.Exclude, err = tenantIDs("exclude", b.Exclude); err != nil {
+		return plan, err
+	}
+	if plan.Hours, err = planner.ParseHours(b.Hours); err != nil {
+		return plan, fault.BadField("hours", "%v", err)
 	}
 	return plan, nil
+}
+
+func tenantIDs(field string, texts []string) (ids []tenant.ID, err error) {
+	for i, s := range texts {
+		id, err := tenant.ParseID(s)
+		if err != nil {
+			return nil, fault.BadField(fmt.Sprintf("%s[%d]", field, i), "must be a tenant's UUID, not %q", s)
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 type preflightOutput struct{ Body migration.Preflight }
@@ -104,6 +137,32 @@ type repairInput struct {
 }
 
 type verifiedOutput struct{ Body migration.Verification }
+
+type resumeInput struct {
+	RunInput
+	Body *struct {
+		MaxErrors       *int64   `json:"max_errors,omitempty" minimum:"0" doc:"Another error budget, counted from now on; absent: as it was"`
+		MaxErrorPercent *float64 `json:"max_error_percent,omitempty" minimum:"0" maximum:"100"`
+	}
+}
+
+type eventsInput struct {
+	RunInput
+	Cursor string `query:"cursor" maxLength:"2048" doc:"next_cursor of the answer before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}
+
+type eventsOutput struct {
+	Body struct {
+		Events []migration.Event `json:"events" doc:"Oldest first"`
+		Next   string            `json:"next_cursor,omitempty" doc:"Absent: there are no more at the moment"`
+	}
+}
+
+// eventPosition is the place in a run's audit trail that a cursor stands for.
+type eventPosition struct {
+	After int64 `json:"a"`
+}
 
 type sweptOutput struct{ Body migration.Swept }
 

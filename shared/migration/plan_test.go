@@ -250,7 +250,7 @@ func TestTooManyErrorsHaltARun(t *testing.T) {
 		s := inspect(t, w.world, run)
 		require.Equal(t, migration.Paused, s.State)
 		require.NotNil(t, s.Halted)
-		require.Equal(t, "2 of 4 tenants were not moved because of errors, 25 % are allowed", *s.Halted)
+		require.Equal(t, "not moved because of errors: 2 of 4 tenants; allowed: 25 %", *s.Halted)
 		require.Nil(t, s.ETA)
 		require.Equal(t, []int64{1, 0, 0}, w.green(t, run))
 		_, err := w.Mover.Sweep(t.Context(), 0) // leaves it alone
@@ -269,7 +269,7 @@ func TestTooManyErrorsHaltARun(t *testing.T) {
 		require.Equal(t, []int64{2, 2, 3}, w.green(t, run))
 		names, details := w.events(t, run)
 		require.Equal(t, []string{"test: started", "mover: wave opened", "mover: halted", "olga: running", "mover: wave done", "mover: wave opened", "mover: wave done", "mover: wave opened", "mover: done"}, names)
-		require.Equal(t, map[string]any{"why": "2 of 4 tenants were not moved because of errors, 25 % are allowed", "failed": 2.0, "begun": 4.0, "budget": map[string]any{"max_error_percent": 25.0}}, details["halted"])
+		require.Equal(t, map[string]any{"why": "not moved because of errors: 2 of 4 tenants; allowed: 25 %", "failed": 2.0, "begun": 4.0, "budget": map[string]any{"max_error_percent": 25.0}}, details["halted"])
 		require.Equal(t, map[string]any{"errors_accepted": 2.0}, details["running"])
 	})
 }
@@ -286,7 +286,7 @@ func TestABatchHaltsInTheMiddle(t *testing.T) {
 	w.drain(t)
 	s := inspect(t, w.world, run)
 	require.Equal(t, migration.Paused, s.State)
-	require.Equal(t, "2 tenants were not moved because of errors, 1 are allowed", *s.Halted)
+	require.Equal(t, "not moved because of errors: 2; allowed: 1", *s.Halted)
 	require.EqualValues(t, 3, s.Counts[migration.Blue], "two errors and an undone one: %+v", s.Counts)
 	require.Positive(t, s.Counts[migration.Planned])
 
@@ -296,7 +296,7 @@ func TestABatchHaltsInTheMiddle(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, planner.Budget{Errors: ptr(int64(0))}, resumed.Budget)
 	w.drain(t)
-	require.Equal(t, "1 tenants were not moved because of errors, 0 are allowed", *inspect(t, w.world, run).Halted)
+	require.Equal(t, "not moved because of errors: 1; allowed: 0", *inspect(t, w.world, run).Halted)
 	_, err = w.Mover.Cancel(t.Context(), run.ID, "olga")
 	require.NoError(t, err)
 	w.drain(t)

@@ -267,6 +267,9 @@ func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
 	if err := control.SendBatch(ctx, b).Close(); err != nil {
 		return s, err
 	}
+	if s.WaitsUntil != nil && (s.State != Running || !s.WaitsUntil.After(m.clock())) {
+		s.WaitsUntil = nil // it is over
+	}
 	s.ETA = p.eta(m.clock(), s.Run, m.parallel(s.Concurrency))
 	return s, nil
 }

@@ -67,9 +67,9 @@ func (b Budget) Any() bool { return b.Errors != nil || b.Percent != nil }
 func (b Budget) Exceeded(failed, begun int64) string {
 	switch {
 	case b.Errors != nil && failed > *b.Errors:
-		return fmt.Sprintf("%d tenants were not moved because of errors, %d are allowed", failed, *b.Errors)
+		return fmt.Sprintf("not moved because of errors: %d; allowed: %d", failed, *b.Errors)
 	case b.Percent != nil && float64(failed) > *b.Percent/100*float64(begun):
-		return fmt.Sprintf("%d of %d tenants were not moved because of errors, %g %% are allowed", failed, begun, *b.Percent)
+		return fmt.Sprintf("not moved because of errors: %d of %d tenants; allowed: %g %%", failed, begun, *b.Percent)
 	}
 	return ""
 }

@@ -135,6 +135,26 @@ const notMovable = `{"status":422,"code":"tenants_not_movable","detail":"some te
 const badField = `{"status":422,"code":"invalid_field","detail":"source must be a registered source; there is no \"lagacy\"","errors":[
 	{"field":"source","message":"must be a registered source; there is no \"lagacy\""}]}`
 
+const planned = `{"source":"legacy","tenants":4,"left_out":1,"bytes":800000,"findings":[{"schema":"acme00001","tenant":"Acme 1","code":"no_key","severity":"blocker","table":"note",
+	"message":"table note has no primary key","action":"add one"}],"plan":{"chosen":3,"left_out":2,"reasons":{"too_active":1,"excluded":1},"span":{"begin":"2026-11-23T21:00:00Z","end":"2026-11-23T21:12:04Z"},
+	"seconds":724.5,"rows":4000,"pause_ms":{"p50":33.1,"max":120.4},"waves":[
+	{"number":1,"percent":1,"tenants":1,"batches":1,"bytes":300000,"rows":1500,"span":{"begin":"2026-11-23T21:00:00Z","end":"2026-11-23T21:00:02Z"}},
+	{"number":2,"percent":100,"tenants":2,"batches":1,"bytes":500000,"rows":2500,"span":{"begin":"2026-11-23T21:10:02Z","end":"2026-11-23T21:12:04Z"}}],
+	"tenants":[{"tenant":"` + tenant + `","name":"Acme 2","schema":"acme00002","wave":1,"batch":1,"bytes":300000,"rows":1500,"seconds":0.04,"pause_ms":33.1,"reason":"12 rows changed a day"}],
+	"others":[{"tenant":"` + tenant + `","name":"Acme 3","schema":"acme00003","code":"too_active","reason":"changes 9000 rows a day, more than 5000"},
+	{"tenant":"` + tenant + `","name":"Acme 4","schema":"acme00004","code":"excluded","reason":"is on the list of those to exclude"}]}}`
+
+const inWaves = `,"created_by":"key:1","created_at":"2026-11-23T11:00:00Z","started_at":"2026-11-23T11:00:00Z","wave":1,"last_wave":3,"tenants":100,
+	"counts":{"planned":88,"green":10,"blue":2},"rows_moved":400,"pause_ms":{"p50":12,"p99":30,"max":31.4},"seconds":60,"failed":[],"waves":[
+	{"number":1,"percent":12,"tenants":12,"green":10,"blue":2,"opened_at":"2026-11-23T11:00:00Z","done_at":"2026-11-23T11:01:00Z"},
+	{"number":2,"percent":50,"tenants":38,"green":0,"blue":0,"begins_at":"2026-11-23T11:05:00Z"},
+	{"number":3,"percent":100,"tenants":50,"green":0,"blue":0,"begins_at":"2026-11-23T12:00:00Z"}]}`
+
+const soaking = `{"id":"` + run + `","source":"legacy","state":"running","next_wave_at":"2026-11-23T11:11:00Z","hours":"22:00-06:00@Europe/Berlin","waits_until":"2026-11-23T21:00:00Z",
+	"eta":{"at":"2026-11-23T21:10:05Z","seconds":36605.4,"basis":"measured"}` + inWaves
+
+const halted = `{"id":"` + run + `","source":"legacy","state":"paused","halted":"not moved because of errors: 2 of 12 tenants; allowed: 5 %"` + inWaves
+
 var listing = `{"runs":[{"id":"` + run + `","source":"legacy","state":"done","created_by":"key:1","created_at":"2026-11-23T11:00:00Z"}]}`
 
 func organisationNamed(name, home string) string {
@@ -178,8 +198,21 @@ func TestCommandsOverHTTP(t *testing.T) {
 		"resume":       {"migrate resume " + run, map[string][]answer{"POST " + runURL + "/resume": ok(`{"id":"` + run + `","state":"running"}`)}},
 		"cancel": {"migrate cancel " + run, map[string][]answer{"POST " + runURL + "/cancel": {
 			{409, `{"status":409,"code":"wrong_run_state","detail":"the run is done; only a run that is running or paused can become cancelling"}`}}}},
-		"undo":      {"migrate undo " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/undo": {{204, ""}}}},
-		"undo-json": {"migrate undo --json " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/undo": {{204, ""}}}},
+		"plan": {"migrate plan --source legacy --new-since 30d --max-bytes 20MB --max-activity 5000 --plan free,team --percent 12.5 --exclude " + tenant +
+			" --waves 1,100 --soak 10m --concurrency 4 --rows-per-second 50000 --hours 22:00-06:00@Europe/Berlin --max-errors 0 --max-error-percent 2.5 --batch-size 20",
+			map[string][]answer{"POST /migrations/preflight": ok(planned)}},
+		"plan-file": {"migrate start --dry-run --file testdata/plan.yaml", map[string][]answer{"POST /migrations/preflight": ok(planned)}},
+		"plan-none": {"migrate plan --source legacy", map[string][]answer{"POST /migrations/preflight": ok(foundNothing)}},
+		"events": {"migrate events " + run, map[string][]answer{
+			"GET " + runURL + "/events?limit=1000":          ok(`{"events":[{"id":1,"at":"2026-11-23T11:00:00Z","actor":"key:1","event":"started","detail":{"tenants":3}}],"next_cursor":"n"}`),
+			"GET " + runURL + "/events?cursor=n&limit=1000": ok(`{"events":[{"id":2,"at":"2026-11-23T11:00:01Z","tenant":"` + tenant + `","actor":"mover","event":"green","detail":{}}]}`)}},
+		"resume-budget": {"migrate resume --max-errors 0 --max-error-percent 7.5 " + run, map[string][]answer{"POST " + runURL + "/resume": ok(`{"id":"` + run + `","state":"running"}`)}},
+		"status-waves":  {"migrate status " + run, map[string][]answer{"GET " + runURL: ok(soaking)}},
+		"watch-halted":  {"migrate watch " + run, map[string][]answer{"GET " + runURL: ok(soaking, halted)}},
+		"nobody-chosen": {"migrate start --source legacy --max-activity 0", map[string][]answer{"POST /migrations/runs": {{409, `{"status":409,"code":"nobody_chosen","detail":"the rules leave out every tenant of source \"legacy\" that could be moved: 3 too active"}`}}}},
+		"bad-waves":     {"migrate start --source legacy --percent 101", map[string][]answer{"POST /migrations/runs": {{422, `{"status":422,"code":"invalid_field","detail":"percent must be at most 100","errors":[{"field":"percent","message":"must be at most 100"}]}`}}}},
+		"undo":          {"migrate undo " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/undo": {{204, ""}}}},
+		"undo-json":     {"migrate undo --json " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/undo": {{204, ""}}}},
 		"tenants": {"tenants list --home blue", map[string][]answer{
 			"GET /tenants/tenants?home=blue&limit=100":              ok(`{"items":[` + organisationNamed("One", "blue") + `],"next_cursor":"n+1"}`),
 			"GET /tenants/tenants?cursor=n%2B1&home=blue&limit=100": ok(`{"items":[` + organisationNamed("Two\\u001b[31m, in red", "blue") + `]}`)}},
@@ -206,8 +239,8 @@ func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                                    "coditectl needs a command: archive, keys, migrate, preflight, repair, schema, source, tenants or verify",
 		"move":                                `coditectl has no command "move"; it must be archive, keys, migrate, preflight, repair, schema, source, tenants or verify`,
-		"migrate":                             "coditectl migrate needs a command: cancel, finalise, list, pause, resume, start, status, undo or watch",
-		"migrate stop":                        `coditectl migrate has no command "stop"; it must be cancel, finalise, list, pause, resume, start, status, undo or watch`,
+		"migrate":                             "coditectl migrate needs a command: cancel, events, finalise, list, pause, plan, resume, start, status, undo or watch",
+		"migrate stop":                        `coditectl migrate has no command "stop"; it must be cancel, events, finalise, list, pause, plan, resume, start, status, undo or watch`,
 		"migrate status":                      "coditectl migrate status needs RUN, the run's ID",
 		"migrate status x":                    `RUN must be a run's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is "x"`,
 		"migrate status " + run + " y":        `coditectl migrate status takes no argument "y"`,
@@ -217,21 +250,31 @@ func TestUsage(t *testing.T) {
 		"migrate start":                       `--source must name a source: "platform" for the platform's own tenants, or a registered foreign one`,
 		"migrate start --sauce x":             "unknown flag: --sauce",
 		"migrate start --source x --tenant y": `--tenant must be a tenant's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is "y"`,
-		"migrate start --source x --batch-size 0":    "--batch-size must be between 1 and 1000; it is 0",
-		"migrate start --source x --batch-size 1001": "--batch-size must be between 1 and 1000; it is 1001",
-		"preflight --source x --max-pause 1h":        "--max-pause must be between 1ms and 1m0s; it is 1h0m0s",
-		"preflight --source x --max-pause soon":      `invalid argument "soon" for "--max-pause" flag: time: invalid duration "soon"`,
-		"tenants list --home red":                    `--home must be blue or green; it is "red"`,
-		"tenants list --url localhost:8080":          `--url must be an address such as http://localhost:8080; it is "localhost:8080"`,
-		"schema apply":                               "CODITECT_GREEN_DSN must be set to the connection string of an administrator, such as postgres://admin@host:5432/coditect",
-		"verify " + tenant + " --limit 0":            "--limit must be between 1 and 1000; it is 0",
-		"repair " + tenant:                           "repair changes rows: look at them with `coditectl verify`, then give --confirm",
-		"schema apply --parallel 65":                 "--parallel must be between 1 and 64; it is 65",
-		"keys create --scope x":                      "either --operator or --tenant must be given: a key is an operator's or one tenant's",
-		"keys create --operator --tenant " + tenant:  "either --operator or --tenant must be given: a key is an operator's or one tenant's",
-		"keys create --operator --expires soon":      `--expires must be a day (2027-01-31), a time (2027-01-31T12:00:00Z) or a time from now (90d, 12h); it is "soon"`,
-		"keys revoke ck_x":                           "KEY-ID must be a key's ID as `keys list` shows it, such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69",
-		"source review /nowhere.yaml":                "the source file cannot be read: open /nowhere.yaml: no such file or directory",
+		"migrate start --source x --batch-size 0":                        "--batch-size must be between 1 and 1000; it is 0",
+		"migrate start --source x --batch-size 1001":                     "--batch-size must be between 1 and 1000; it is 1001",
+		"migrate plan --source x --exclude y":                            `--exclude must be a tenant's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is "y"`,
+		"migrate plan --source x --new-since soon":                       `--new-since must be a day (2026-01-31), a time (2026-01-31T12:00:00Z) or an age (30d, 12h); it is "soon"`,
+		"migrate plan --source x --max-bytes 1MiB":                       `--max-bytes must be a size such as 500000, 20MB or 1GB; it is "1MiB"`,
+		"migrate plan --source x --max-bytes 999999999999999TB":          `--max-bytes must be a size such as 500000, 20MB or 1GB; it is "999999999999999TB"`,
+		"migrate plan --source x --waves 10,5":                           "--waves must be percentages above 0 that grow, such as 1,10,50,100",
+		"migrate plan --source x --hours 22-06":                          `--hours must look like 22:00-06:00@Europe/Berlin: from, to and a time zone, and is "22-06"`,
+		"migrate plan --source x --soak 10ms":                            "--soak must be between 0s and 168h0m0s, in whole seconds; it is 10ms",
+		"migrate plan --file /nowhere.yaml":                              "the plan's file cannot be read: open /nowhere.yaml: no such file or directory",
+		"migrate plan --file testdata/plan.yaml --percent 5 --waves 100": "--file stands for the whole plan: --percent and --waves must be in it",
+		"migrate plan --file testdata/not-a-plan.yaml":                   `testdata/not-a-plan.yaml must be a plan: json: unknown field "wave"`,
+		"preflight --source x --max-pause 1h":                            "--max-pause must be between 1ms and 1m0s; it is 1h0m0s",
+		"preflight --source x --max-pause soon":                          `invalid argument "soon" for "--max-pause" flag: time: invalid duration "soon"`,
+		"tenants list --home red":                                        `--home must be blue or green; it is "red"`,
+		"tenants list --url localhost:8080":                              `--url must be an address such as http://localhost:8080; it is "localhost:8080"`,
+		"schema apply":                                                   "CODITECT_GREEN_DSN must be set to the connection string of an administrator, such as postgres://admin@host:5432/coditect",
+		"verify " + tenant + " --limit 0":                                "--limit must be between 1 and 1000; it is 0",
+		"repair " + tenant:                                               "repair changes rows: look at them with `coditectl verify`, then give --confirm",
+		"schema apply --parallel 65":                                     "--parallel must be between 1 and 64; it is 65",
+		"keys create --scope x":                                          "either --operator or --tenant must be given: a key is an operator's or one tenant's",
+		"keys create --operator --tenant " + tenant:                      "either --operator or --tenant must be given: a key is an operator's or one tenant's",
+		"keys create --operator --expires soon":                          `--expires must be a day (2027-01-31), a time (2027-01-31T12:00:00Z) or a time from now (90d, 12h); it is "soon"`,
+		"keys revoke ck_x":                                               "KEY-ID must be a key's ID as `keys list` shows it, such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69",
+		"source review /nowhere.yaml":                                    "the source file cannot be read: open /nowhere.yaml: no such file or directory",
 	} {
 		r := call(t, map[string]string{"CODITECT_KEY": "ck_test"}, strings.Fields(args)...)
 		require.Equal(t, result{2, "", "error: " + strings.Replace(want, "error: ", "", 1) + "\n"}, r, args)

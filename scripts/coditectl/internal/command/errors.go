@@ -83,7 +83,7 @@ func explain(err error) (code int, sentence string) {
 
 func codeOf(p *client.Problem) int {
 	switch {
-	case p.Code == "preflight_failed":
+	case p.Code == "preflight_failed" || p.Code == "nobody_chosen":
 		return exitRefused
 	case p.Unavailable():
 		return exitUnreachable
@@ -116,6 +116,9 @@ func fieldsOf(f *fault.Error) []client.Field {
 // flags maps fields of the functions and domains to the flags they come from.
 var flags = map[string]string{
 	"source": "--source", "tenants": "--tenant", "batch_size": "--batch-size", "max_pause_ms": "--max-pause",
+	"exclude": "--exclude", "new_since": "--new-since", "plans": "--plan", "percent": "--percent", "max_bytes": "--max-bytes", "max_activity": "--max-activity",
+	"waves": "--waves", "soak_seconds": "--soak", "concurrency": "--concurrency", "rows_per_second": "--rows-per-second", "hours": "--hours",
+	"max_errors": "--max-errors", "max_error_percent": "--max-error-percent",
 	"name": "--name", "scopes": "--scope", "expires": "--expires", "tenant": "--tenant",
 }
 

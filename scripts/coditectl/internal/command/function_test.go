@@ -73,6 +73,13 @@ func TestCommandsMeetTheFunction(t *testing.T) {
 	r = call(t, env, "preflight", "--source", "nowhere")
 	require.Equal(t, result{1, "", "error: --source must be a registered source; there is no \"nowhere\"\n"}, r)
 
+	r = call(t, env, "migrate", "plan", "--source", "platform", "--exclude", staying.String(), "--max-bytes", "1GB", "--percent", "100", "--hours", "00:00-23:59", "--new-since", "1h", "--soak", "5m")
+	require.Equal(t, 0, r.code, r.out+r.err)
+	require.Contains(t, r.out, "Source platform: 1 tenant would move; the rules leave out 1 (1 excluded)\nIt would take about ")
+	require.Contains(t, r.out, staying.String()+"  Tenant "+staying.String()+"  is on the list of those to exclude\n")
+	r = call(t, env, "migrate", "start", "--source", "platform", "--max-activity", "5")
+	require.Equal(t, result{3, "", "error: the rules leave out every tenant of source \"platform\" that could be moved: 2 activity unknown\n"}, r)
+
 	r = call(t, env, "migrate", "start", "--source", "platform", "--json")
 	require.Equal(t, 0, r.code, r.err)
 	var started struct{ Run struct{ ID string } }
@@ -82,6 +89,7 @@ func TestCommandsMeetTheFunction(t *testing.T) {
 	require.Equal(t, "Tenant "+staying.String()+" stays in blue\n", call(t, env, "migrate", "undo", id, staying.String()).out)
 	require.Equal(t, "Run "+id+" is running\n", call(t, env, "migrate", "resume", id).out)
 	require.Contains(t, call(t, env, "migrate", "list").out, id+"  platform  running")
+	require.Regexp(t, `mover  +wave opened .*"tenants":2(.|\n)* paused (.|\n)* undone +`+staying.String()+`(.|\n)* running`, call(t, env, "migrate", "events", id).out)
 	require.Contains(t, call(t, env, "migrate", "status", id).out, "tenants      2: 0 green, 1 in blue, 0 moving, 1 waiting\n")
 
 	var out, errs bytes.Buffer

@@ -89,12 +89,19 @@ func parseExpiry(s string, now time.Time) (time.Time, error) {
 	if d, err := time.ParseDuration(s); err == nil && d > 0 {
 		return now.Add(d), nil
 	}
-	for _, layout := range []string{time.DateOnly, time.RFC3339} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t, nil
-		}
+	if t, ok := dayOrTime(s); ok {
+		return t, nil
 	}
 	return time.Time{}, usage("--expires must be a day (2027-01-31), a time (2027-01-31T12:00:00Z) or a time from now (90d, 12h); it is %q", s)
+}
+
+func dayOrTime(s string) (time.Time, bool) {
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, true
+		}
+	}
+	return time.Time{}, false
 }
 
 func (p *program) keysList() *cobra.Command {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -18,70 +17,37 @@ import (
 	"github.com/coditect/platform/shared/tenant"
 )
 
-// order is what an operator asks for: the body of POST /preflight and POST /runs.
-type order struct {
-	Source     string   `json:"source"`
-	Tenants    []string `json:"tenants,omitempty"`
-	BatchSize  int      `json:"batch_size,omitempty"`
-	MaxPauseMS int64    `json:"max_pause_ms,omitempty"`
-
-	maxPause time.Duration
-}
-
-func (o *order) flags(c *cobra.Command) {
-	f := c.Flags()
-	f.StringVar(&o.Source, "source", "", `where the tenants come from: "platform" for the platform's own, or a registered foreign source (required)`)
-	f.StringSliceVar(&o.Tenants, "tenant", nil, "a tenant's ID; may be given more than once (default all of the source that live in blue)")
-	f.DurationVar(&o.maxPause, "max-pause", migration.DefaultMaxPause, "refuse tenants whose writes would wait for longer")
-}
-
-func (o *order) check() error {
-	if o.Source == "" {
-		return usage(`--source must name a source: "platform" for the platform's own tenants, or a registered foreign one`)
-	}
-	for _, id := range o.Tenants {
-		if _, err := tenant.ParseID(id); err != nil {
-			return usage("--tenant must be a tenant's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is %q", id)
-		}
-	}
-	if o.maxPause < time.Millisecond || o.maxPause > migration.MaxMaxPause {
-		return usage("--max-pause must be between 1ms and %v; it is %v", migration.MaxMaxPause, o.maxPause)
-	}
-	o.MaxPauseMS = o.maxPause.Milliseconds()
-	return nil
-}
-
 func (p *program) migrate() *cobra.Command {
 	c := &cobra.Command{Use: "migrate", Short: "Move tenants from blue to green", Args: cobra.ArbitraryArgs, RunE: group}
-	c.AddCommand(p.migrateStart(), p.migrateStatus(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateFinalise(),
-		p.change("pause", "Pause a run after the tenants that are moving at the moment"),
-		p.change("resume", "Go on with a paused run"),
+	c.AddCommand(p.migratePlan(), p.migrateStart(), p.migrateStatus(), p.migrateEvents(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateFinalise(),
+		p.migrateResume(), p.change("pause", "Pause a run after the tenants that are moving at the moment"),
 		p.change("cancel", "End a run: green tenants stay green, the others stay blue"))
 	return c
 }
 
 func (p *program) migrateStart() *cobra.Command {
 	var o order
-	var watch bool
+	var watch, dry bool
 	c := &cobra.Command{
 		Use: "start", Short: "Start moving the tenants of a source", Args: args(),
-		Long: "Start moving the tenants of a source.\n\nTenants that the preflight refuses are left out and named, and the exit code is 4; when it refuses all, nothing is started and the exit code is 3.",
+		Long: "Start moving the tenants of a source.\n\nTenants that the preflight refuses are left out and named, and the exit code is 4; when it refuses all, nothing is started and the exit code is 3." + aboutPlans,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := o.check(); err != nil {
+			if err := o.read(c, p.Now()); err != nil {
 				return err
-			}
-			if o.BatchSize < 1 || o.BatchSize > migration.MaxBatchSize {
-				return usage("--batch-size must be between 1 and %d; it is %d", migration.MaxBatchSize, o.BatchSize)
 			}
 			api, err := p.client()
 			if err != nil {
 				return err
 			}
+			if dry {
+				return p.plan(c.Context(), api, o)
+			}
 			return p.start(c.Context(), api, o, watch)
 		},
 	}
 	o.flags(c)
-	c.Flags().IntVar(&o.BatchSize, "batch-size", migration.DefaultBatchSize, fmt.Sprintf("tenants in one batch, 1 to %d", migration.MaxBatchSize))
+	o.batchFlag(c)
+	c.Flags().BoolVar(&dry, "dry-run", false, "only say what would happen, as `migrate plan` does")
 	c.Flags().BoolVar(&watch, "watch", false, "watch the run until it ends")
 	return c
 }
@@ -169,22 +135,51 @@ func (p *program) migrateList() *cobra.Command {
 func (p *program) change(verb, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " RUN", Short: short, Args: args("RUN, the run's ID"),
-		RunE: func(c *cobra.Command, args []string) error {
-			api, id, err := p.ofRun(args[0])
-			if err != nil {
-				return err
-			}
-			body, err := api.Do(c.Context(), http.MethodPost, "/migrations/runs/"+id.String()+"/"+verb, nil, nil)
-			if err != nil {
-				return err
-			}
-			var r migration.Run
-			if err := json.Unmarshal(body, &r); err != nil {
-				return err
-			}
-			return p.print(body, func(w io.Writer) { fmt.Fprintf(w, "Run %s is %s\n", r.ID, r.State) })
-		},
+		RunE: func(c *cobra.Command, args []string) error { return p.changeRun(c.Context(), args[0], verb, nil) },
 	}
+}
+
+func (p *program) changeRun(ctx context.Context, run, verb string, in any) error {
+	api, id, err := p.ofRun(run)
+	if err != nil {
+		return err
+	}
+	body, err := api.Do(ctx, http.MethodPost, "/migrations/runs/"+id.String()+"/"+verb, nil, in)
+	if err != nil {
+		return err
+	}
+	var r migration.Run
+	if err := json.Unmarshal(body, &r); err != nil {
+		return err
+	}
+	return p.print(body, func(w io.Writer) { fmt.Fprintf(w, "Run %s is %s\n", r.ID, r.State) })
+}
+
+func (p *program) migrateResume() *cobra.Command {
+	var budget struct {
+		MaxErrors       *int64   `json:"max_errors,omitempty"`
+		MaxErrorPercent *float64 `json:"max_error_percent,omitempty"`
+	}
+	var errs int64
+	var percent float64
+	c := &cobra.Command{Use: "resume RUN", Short: "Go on with a paused run", Args: args("RUN, the run's ID")}
+	c.Long = "Go on with a paused run. One that has halted over its errors goes on too: those it has are accepted, and what fails from now on counts anew."
+	f := c.Flags()
+	f.Int64Var(&errs, "max-errors", 0, "another number of tenants that may fail")
+	f.Float64Var(&percent, "max-error-percent", 0, "another share of the tenants that may fail")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if f.Changed("max-errors") {
+			budget.MaxErrors = &errs
+		}
+		if f.Changed("max-error-percent") {
+			budget.MaxErrorPercent = &percent
+		}
+		if budget.MaxErrors == nil && budget.MaxErrorPercent == nil {
+			return p.changeRun(c.Context(), args[0], "resume", nil)
+		}
+		return p.changeRun(c.Context(), args[0], "resume", budget)
+	}
+	return c
 }
 
 func (p *program) migrateUndo() *cobra.Command {

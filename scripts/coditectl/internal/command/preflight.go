@@ -17,7 +17,7 @@ func (p *program) preflight() *cobra.Command {
 	c := &cobra.Command{
 		Use: "preflight", Short: "Look for everything that would make moves fail; changes nothing", Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := o.check(); err != nil {
+			if err := o.read(c, p.Now()); err != nil {
 				return err
 			}
 			api, err := p.client()
@@ -43,6 +43,9 @@ func (p *program) preflight() *cobra.Command {
 }
 
 func showPreflight(w io.Writer, found migration.Preflight) {
+	if plan := found.Plan; plan != nil && plan.LeftOut > 0 {
+		fmt.Fprintf(w, "Source %s: the rules leave out %s (%s)\n", found.Source, count(plan.LeftOut, "tenant"), reasons(plan.Reasons))
+	}
 	if found.Tenants == 0 {
 		fmt.Fprintf(w, "Source %s has no tenant in blue that could be moved\n", found.Source)
 		return

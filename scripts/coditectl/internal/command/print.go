@@ -53,8 +53,12 @@ func table(w io.Writer, empty string, head []string, rows [][]string) {
 		fmt.Fprintln(w, empty)
 		return
 	}
+	columns(w, append([][]string{head}, rows...))
+}
+
+func columns(w io.Writer, rows [][]string) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for _, r := range append([][]string{head}, rows...) {
+	for _, r := range rows {
 		fmt.Fprintln(t, strings.Join(r, "\t"))
 	}
 	_ = t.Flush() // a terminal that is gone
@@ -80,11 +84,27 @@ func size(bytes int64) string {
 	return fmt.Sprintf("%.1f %s", value, names[0])
 }
 
-func day(t *time.Time) string {
+func day(t *time.Time) string { return dayOr(t, "never") }
+
+func dayOr(t *time.Time, none string) string {
 	if t == nil {
-		return "never"
+		return none
 	}
 	return t.UTC().Format("2006-01-02 15:04 MST")
+}
+
+// lasting is how long something takes, to two digits or so.
+func lasting(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < time.Second:
+		return "less than a second"
+	case d < time.Minute:
+		return d.Round(time.Second).String()
+	case d < time.Hour:
+		return strings.TrimSuffix(d.Round(5*time.Second).String(), "0s")
+	}
+	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 }
 
 // orNone is a list that may be absent, as it is in JSON: [] and not null.

@@ -54,6 +54,13 @@ func (p *program) watch(ctx context.Context, api *client.Client, id uuid.UUID, l
 				p.Console.Done()
 				return p.ended(body, s, leftOut)
 			}
+			if s.Halted != nil {
+				p.Console.Done()
+				if err := p.print(body, func(w io.Writer) { showStatus(w, s) }); err != nil {
+					return err
+				}
+				return &outcome{exitNotAll, fmt.Sprintf("the run has halted, %s; `coditectl migrate resume %s` goes on", *s.Halted, s.ID)}
+			}
 		}
 		if err := p.Wait(ctx, watchEvery); err != nil {
 			return err
@@ -79,6 +86,12 @@ func isOutage(err error) bool {
 
 func remark(s migration.Status) string {
 	out := fmt.Sprintf("%s, %d green, %d moving, %s", s.State, s.Counts[migration.Green], s.Counts[migration.Fenced], count(s.RowsMoved, "row"))
+	if s.LastWave > 1 {
+		out += fmt.Sprintf(", wave %d of %d", s.Wave, s.LastWave)
+	}
+	if s.ETA != nil {
+		out += ", " + lasting(s.ETA.Seconds) + " left"
+	}
 	if n := len(s.Failed); n > 0 {
 		out += fmt.Sprintf(", %d in trouble", n)
 	}
@@ -100,6 +113,16 @@ func showStatus(w io.Writer, s migration.Status) {
 		s.Counts[migration.Green], s.Counts[migration.Blue], s.Counts[migration.Fenced], s.Counts[migration.Planned])
 	fmt.Fprintf(w, "  rows         %d in %.1f s\n", s.RowsMoved, s.Seconds)
 	fmt.Fprintf(w, "  write pause  half of the tenants at most %.0f ms, 99 %% at most %.0f ms, longest %.0f ms\n", s.Pause.P50, s.Pause.P99, s.Pause.Max)
+	if s.ETA != nil {
+		fmt.Fprintf(w, "  ends         in %s, at %s (%s)\n", lasting(s.ETA.Seconds), day(&s.ETA.At), s.ETA.Basis)
+	}
+	if s.WaitsUntil != nil {
+		fmt.Fprintf(w, "  hours        %s; waits until %s\n", s.Hours, day(s.WaitsUntil))
+	}
+	if s.Halted != nil {
+		fmt.Fprintf(w, "  halted       %s\n", *s.Halted)
+	}
+	showWaves(w, s)
 	for _, f := range s.Failed {
 		where := "is " + string(f.State)
 		if f.State == migration.Blue {
@@ -107,4 +130,26 @@ func showStatus(w io.Writer, s migration.Status) {
 		}
 		fmt.Fprintf(w, "  %s (%s) %s: %s\n", f.Schema, f.Tenant, where, f.Error)
 	}
+}
+
+// showWaves prints the waves of a run that has several.
+func showWaves(w io.Writer, s migration.Status) {
+	if len(s.Waves) < 2 {
+		return
+	}
+	var rows [][]string
+	for _, v := range s.Waves {
+		state := "waits, planned for " + dayOr(v.BeginsAt, "later")
+		switch {
+		case v.DoneAt != nil:
+			state = "done " + day(v.DoneAt)
+		case v.OpenedAt != nil:
+			state = "open since " + day(v.OpenedAt)
+		case v.Number == s.Wave+1 && s.NextWaveAt != nil:
+			state = "opens " + day(s.NextWaveAt)
+		}
+		rows = append(rows, []string{fmt.Sprintf("  wave %d", v.Number), fmt.Sprintf("%g %%", v.Percent), count(v.Tenants, "tenant"),
+			fmt.Sprintf("%d green", v.Green), fmt.Sprintf("%d in blue", v.Blue), state})
+	}
+	columns(w, rows)
 }
