@@ -30,6 +30,8 @@ byte moves = 1;              /* begun so far */
 byte rolled_back;            /* a rollback was begun: one is enough */
 bit  returned;               /* it has come to its end */
 byte outbox;                 /* green: committed rows of the outbox, as a set; a row's number in the sequence is the transaction's */
+byte position;               /* blue: grows with each change of green's that is applied … */
+byte applied;                /* … which is this one */
 bit  armed;                  /* green: the capture trigger is on for the tenant */
 
 inline in_blue_log() { skip }
@@ -124,11 +126,12 @@ proctype Task() {
 	byte fence;
 	byte since, v0, v1;       /* the copy's snapshot and what it has read */
 	bit  ahead;               /* this step has copied ahead of the fence, and knows since */
+	byte at, has;             /* blue's position, as read, and the change that it stands after */
 	byte x, c;                /* the outbox's row at hand: the transaction, and what it did */
 
 start:
 	atomic {
-		mine = 0; fence = 0; since = 0; v0 = 0; v1 = 0; ahead = 0; x = 0; c = 0;
+		mine = 0; fence = 0; since = 0; v0 = 0; v1 = 0; ahead = 0; at = 0; has = 0; x = 0; c = 0;
 		if
 		:: state == IN_BLUE && LEFT_OVER -> mine = token; goto lift /* the sweeper */
 		:: state == IN_BLUE && !LEFT_OVER -> goto done
@@ -220,27 +223,24 @@ send_back:
 #ifdef MISTAKE_ARM_LATE
 	arm_capture();
 #endif
-#ifdef MISTAKE_READ_BEFORE_TOKEN
-	next_of_outbox();
-#endif
-	atomic { /* blue: whoever applies takes blue's gate first, and refuses all older ones from now on */
-		if
-		:: mine >= blue_token -> blue_token = mine
-		:: else -> SEEN("a zombie's way back is refused by blue's gate"); goto start
-		fi;
-		MAY_CRASH("way back taken")
-	}
 next:
-#ifdef MISTAKE_READ_BEFORE_TOKEN
-	if :: x -> skip :: else -> next_of_outbox() fi;
+#ifdef MISTAKE_READ_BEFORE_POSITION
+	next_of_outbox();
+	atomic { at = position; has = applied }
 #else
+	atomic { at = position; has = applied } /* blue, and only then green: what is deleted in between moves the position on */
 	next_of_outbox();
 #endif
-	atomic { /* blue: whole rows, so that a second time changes nothing */
+	atomic { /* coditect.enter_reverse: not an older token, and the tenant does not live here; then position and rows in one commit */
 		if
-		:: blue_token == mine -> PUT(blue_row); SEEN("a change of green's is applied in blue")
-		:: else -> SEEN("a zombie's change of green's is refused by blue"); goto start
+		:: x == has -> SEEN("a change that blue has is not applied again")
+		:: x != has && mine >= blue_token && blue_fenced && blue_closed && position == at ->
+			blue_token = mine; PUT(blue_row); position++; applied = x;
+			SEEN("a change of green's is applied in blue")
+		:: x != has && !(mine >= blue_token && blue_fenced && blue_closed) -> SEEN("a zombie's change of green's is refused by blue's gate"); goto start
+		:: x != has && mine >= blue_token && blue_fenced && blue_closed && position != at -> SEEN("a doubled change of green's is refused by blue's position"); goto start
 		fi;
+		at = 0; has = 0;
 		promises();
 		MAY_CRASH("applied in blue")
 	}

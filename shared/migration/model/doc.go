@@ -54,7 +54,7 @@
 // # What it asks of the code
 //
 // Each seeded mistake (MISTAKE_… in the files, the list is in the test) changes one step, and the search finds what it
-// breaks. Three are easily made: whoever applies the outbox takes blue's gate with its token before it
-// reads, not after; capture is armed before green's gate opens; and a purge of green's rows holds the row of the
+// breaks. Three are easily made: whoever applies the outbox reads blue's position, which the changes
+// are applied against, before it reads the outbox, not after; capture is armed before green's gate opens; and a purge of green's rows holds the row of the
 // undone move, for it may have slept until the tenant lives there.
 package model

@@ -137,8 +137,8 @@ func TestMistakesAreCaught(t *testing.T) {
 		{"ARM_LATE", backKeys, "promise 2: all was brought over, and green's rows are not blue's"},
 		// The outbox is consumed up to a number of its sequence, which is not the order of commits.
 		{"WATERMARK", backKeys, "promise 2: all was brought over, and green's rows are not blue's"},
-		// The outbox is read, and only then are older steps locked out of blue.
-		{"READ_BEFORE_TOKEN", backZombies, "promise 2: all was brought over, and green's rows are not blue's"},
+		// The outbox is read, and only then blue's position, which the changes are applied against.
+		{"READ_BEFORE_POSITION", backZombies, "promise 2: all was brought over, and green's rows are not blue's"},
 	} {
 		t.Run(c.mistake+" "+c.in.model, func(t *testing.T) {
 			t.Parallel()
