@@ -42,7 +42,8 @@
 // are searched with one key, and two keys, two open transactions, changes of keys and TRUNCATE with one step that
 // dies as often as it likes. Three writes are the longest history of one key that a gate can confuse (there, deleted,
 // there again). Two claims make one zombie and one successor, the third token is the undo's. Deaths are
-// unbounded, but at most two where a move must end. The neighbour stands still: nothing of it is shared but tables.
+// unbounded, but at most two where a move must end. That a rollback ends is searched with one step that dies, and zombies
+// of a rollback from green on: what sleeps of the first cutover sleeps for ever there. The neighbour stands still: nothing of it is shared but tables.
 //
 // # What it does not show
 //
@@ -54,7 +55,7 @@
 // # What it asks of the code
 //
 // Each seeded mistake (MISTAKE_… in the files, the list is in the test) changes one step, and the search finds what it
-// breaks. Three are easily made: whoever applies the outbox reads blue's position, which the changes
-// are applied against, before it reads the outbox, not after; capture is armed before green's gate opens; and a purge of green's rows holds the row of the
-// undone move, for it may have slept until the tenant lives there.
+// breaks. Three are easily made: whoever applies the outbox reads blue's position, which the changes are applied
+// against, before it reads the outbox, not after; capture is armed before green's gate opens; and a purge of
+// green's rows holds the row of the undone move, for it may have slept until the tenant lives there.
 package model
