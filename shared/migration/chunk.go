@@ -51,6 +51,10 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 			if !first && o.stop() {
 				return false, nil
 			}
+			p, err := o.unpressed(ctx)
+			if err != nil || p == nil {
+				return false, err
+			}
 			began := time.Now()
 			c, err := o.copyNext(ctx, t, next, size)
 			if err != nil {
@@ -64,7 +68,11 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 				break
 			}
 			next = chunk{number: c.number + 1, after: c.upto}
-			switch took := time.Since(began); {
+			took := time.Since(began)
+			if err := o.rest(ctx, o.m.cfg.Limits.rest(*p, took)); err != nil {
+				return false, err
+			}
+			switch {
 			case took < chunkTime/2:
 				size = min(2*size, mostChunk)
 			case took > 2*chunkTime:
@@ -73,6 +81,29 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// unpressed asks blue how it is doing; nil says that nothing is to be copied now.
+func (o *onlineMove) unpressed(ctx context.Context) (*pressure, error) {
+	p, err := pressureOf(ctx, o.blue)
+	if err != nil {
+		return nil, err
+	}
+	if why := o.m.cfg.Limits.over(p); why != "" {
+		return nil, o.m.setError(ctx, o.v, why)
+	}
+	return &p, nil
+}
+
+// rest leaves blue alone for a while, within the step's budget: what is left of the rest the
+// time until the next step makes up for, nearly.
+func (o *onlineMove) rest(ctx context.Context, d time.Duration) error {
+	for end := time.Now().Add(d); time.Now().Before(end) && !o.stop(); {
+		if err := sleep(ctx, min(100*time.Millisecond, time.Until(end))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // chunksOf lists a table's chunks in the order of their keys.

@@ -237,7 +237,7 @@ func (m *Mover) setError(ctx context.Context, v Move, why string) error {
 // with a new token, so that nothing of an undone move can come back; then the fence is
 // lifted, then green's rows go. A crash leaves what is missing to the sweeper.
 func (m *Mover) undo(ctx context.Context, v Move, actor, why string) error {
-	claimed, err := m.endMove(ctx, &v, actor, "undone", why, `state = 'blue', purge_due = fence_up, error = $3`)
+	claimed, err := m.endMove(ctx, &v, actor, "undone", why, `state = 'blue', purge_due = fence_up OR online, error = $3`)
 	if err != nil {
 		return fmt.Errorf("migration: undo %s: %w", v.Tenant, err)
 	}
@@ -251,9 +251,10 @@ func (m *Mover) undo(ctx context.Context, v Move, actor, why string) error {
 	return m.purgeTenant(ctx, v)
 }
 
-// putBack lets a tenant of a paused run write again; its move is planned anew.
+// putBack lets a tenant of a paused run write again. Its move is planned anew, or, the online way,
+// goes on from what is copied.
 func (m *Mover) putBack(ctx context.Context, v Move) error {
-	if _, err := m.endMove(ctx, &v, "mover", "put back", "the run is paused", `state = 'planned', fenced_at = NULL, error = $3`); err != nil {
+	if _, err := m.endMove(ctx, &v, "mover", "put back", "the run is paused", `state = CASE WHEN NOT online THEN 'planned' WHEN state = 'fenced' THEN 'catching_up' ELSE state END, fenced_at = NULL, error = $3`); err != nil {
 		return fmt.Errorf("migration: put %s back: %w", v.Tenant, err)
 	}
 	m.crash("put back")
@@ -269,7 +270,7 @@ func (m *Mover) endMove(ctx context.Context, v *Move, actor, event, why, set str
 	}
 	err = m.impatient(ctx, control, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `UPDATE control.move SET `+set+`, token = nextval('control.move_token'), updated_at = clock_timestamp()
-			WHERE run_id = $1 AND tenant_id = $2 AND state IN `+openStates+` RETURNING token, fence_up`, v.Run, v.Tenant, why).
+			WHERE run_id = $1 AND tenant_id = $2 AND state IN `+openStates+` RETURNING token, fence_up OR online`, v.Run, v.Tenant, why).
 			Scan(&v.Token, &claimed)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return errOutdated

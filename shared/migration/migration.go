@@ -63,6 +63,7 @@ type Config struct {
 	Lanes           int           `env:"CODITECT_LANES,default=1"`             // replication slots of each blue database: each decodes all of its WAL; -1: no tenant moves online
 	CutoverPatience time.Duration `env:"CODITECT_CUTOVER_PATIENCE,default=2s"` // how long a fenced tenant waits for its last changes before the fence is lifted again
 	Stream          stream.Config
+	Limits          Limits
 }
 
 // withDefaults fills what a caller left zero.
@@ -109,6 +110,7 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.CutoverPatience, 2*time.Second)
 	c.Stream = c.Stream.WithDefaults()
+	c.Limits = c.Limits.withDefaults()
 	return c
 }
 

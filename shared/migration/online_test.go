@@ -166,3 +166,77 @@ func TestALostSlotIsCopiedAgain(t *testing.T) {
 	require.Equal(t, migration.Counts{migration.Green: 2}, inspect(t, w, run).Counts)
 	traffic.check(t)
 }
+
+// While a tenant catches up, its run says how far it is behind; a blue that is under pressure is
+// left alone, and the run says why.
+func TestLagAndPressureAreSeen(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	ids := blueTenants(t, w, 3)[2:]
+	cfg := online
+	cfg.Limits.MaxLatency = time.Nanosecond
+	w.Mover = migration.New(w.Migrator, w.Queue, cfg)
+	run := start(t, w, ids, 1)
+	task, _ := w.Queue.take()
+	require.NoError(t, w.Mover.Step(t.Context(), task))
+	s := inspect(t, w, run)
+	require.Equal(t, migration.Counts{migration.Copying: 1}, s.Counts)
+	require.Contains(t, s.Failed[0].Error, "CODITECT_BLUE_MAX_LATENCY")
+
+	var lagged migration.Status
+	w.Mover = migration.New(w.Migrator, w.Queue, online, migration.WithCrashPoints(func(at string) {
+		if at != "catching_up" {
+			return
+		}
+		for range 5 {
+			_, err := addProject(t.Context(), w.Door, ids[0], "late")
+			require.NoError(t, err)
+		}
+		require.Eventually(t, func() bool {
+			lagged = inspect(t, w, run)
+			return len(lagged.Streams) == 1 && lagged.Streams[0].Changes >= 5
+		}, 20*time.Second, 20*time.Millisecond)
+	}))
+	w.drain(t)
+	require.Equal(t, migration.Counts{migration.Green: 1}, inspect(t, w, run).Counts)
+	require.Len(t, lagged.Lanes, 1)
+	require.Equal(t, "blue", lagged.Lanes[0].Database)
+	require.Equal(t, migration.CatchingUp, lagged.Streams[0].State)
+	require.EqualValues(t, 2, lagged.Streams[0].Rows)
+	require.Positive(t, lagged.Streams[0].Seconds)
+	require.Empty(t, inspect(t, w, run).Streams)
+}
+
+// A run that is paused and resumed goes on from what is copied.
+func TestAPausedOnlineMoveGoesOn(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	ids := blueTenants(t, w, 4)[3:]
+	traffic := writeOn(t, w, ids)
+	var run migration.Run
+	points := map[string]int{}
+	w.Mover = migration.New(w.Migrator, w.Queue, online, migration.WithCrashPoints(func(at string) {
+		if points[at]++; at == "catching_up" {
+			_, err := w.Mover.Pause(t.Context(), run.ID, "test")
+			require.NoError(t, err)
+			panic(crashed{at})
+		}
+	}))
+	run = start(t, w, ids, 1)
+	task, _ := w.Queue.take()
+	ctx, cancel := context.WithCancel(t.Context())
+	func() {
+		defer func() { require.Equal(t, crashed{"catching_up"}, recover()); cancel() }()
+		_ = w.Mover.Step(ctx, task)
+	}()
+	w.Mover = migration.New(w.Migrator, w.Queue, online, migration.WithCrashPoints(func(at string) { points[at]++ }))
+	_, err := w.Control.Exec(t.Context(), `UPDATE control.batch SET lease_until = NULL`)
+	require.NoError(t, err)
+	require.NoError(t, w.Mover.Step(t.Context(), task))
+	require.Equal(t, migration.Counts{migration.CatchingUp: 1}, inspect(t, w, run).Counts)
+	chunks := points["chunk copied"]
+	_, err = w.Mover.Resume(t.Context(), run.ID, "test")
+	require.NoError(t, err)
+	recoverByItself(t, w, run)
+	require.Equal(t, migration.Counts{migration.Green: 1}, inspect(t, w, run).Counts)
+	require.Equal(t, chunks, points["chunk copied"], "nothing is copied twice")
+	traffic.check(t)
+}

@@ -220,6 +220,9 @@ type Status struct {
 	Waves     []Wave    `json:"waves"`
 	ETA       *ETA      `json:"eta,omitempty"` // of a running run
 	Failed    []Failure `json:"failed"`        // at most 100
+
+	Lanes   []LaneLag   `json:"lanes,omitempty"`   // change streams that bring its tenants' changes
+	Streams []TenantLag `json:"streams,omitempty"` // tenants that move online, at most 100
 }
 
 // Inspect reads how far a run is.
@@ -271,7 +274,8 @@ func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
 		s.WaitsUntil = nil // it is over
 	}
 	s.ETA = p.eta(m.clock(), s.Run, m.parallel(s.Concurrency))
-	return s, nil
+	s.Lanes, s.Streams, err = lags(ctx, control, id, m.clock())
+	return s, err
 }
 
 // List returns the newest runs, at most limit of them, older than before (the zero

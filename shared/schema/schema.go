@@ -223,7 +223,8 @@ func allowReplication(ctx context.Context, conn *pgx.Conn, res *Result) error {
 	if err := conn.QueryRow(ctx, `SELECT rolreplication FROM pg_roles WHERE rolname = 'coditect_migrator'`).Scan(&allowed); err != nil || allowed {
 		return err
 	}
-	_, err := conn.Exec(ctx, `ALTER ROLE coditect_migrator REPLICATION`)
+	// And see how busy the database is.
+	_, err := conn.Exec(ctx, `ALTER ROLE coditect_migrator REPLICATION; GRANT pg_read_all_stats TO coditect_migrator`)
 	if isInsufficientPrivilege(err) {
 		res.Notes = append(res.Notes, "the role coditect_migrator may not replicate, because this role is no superuser: run ALTER ROLE coditect_migrator REPLICATION as one; until then tenants too large to be copied in one step are copied while they cannot be written")
 		return nil

@@ -58,6 +58,7 @@ CREATE TABLE control.change (
     lsn       bigint NOT NULL,                      -- where its transaction commits
     seq       bigint NOT NULL,                      -- within the transaction, from 1
     xid       bigint NOT NULL,                      -- of the transaction, 64 bits wide
+    at        timestamptz NOT NULL,                 -- when it committed in blue
     op        "char" NOT NULL CHECK (op IN ('I', 'U', 'D', 'T', 'F')), -- T: TRUNCATE; F: the fence went up, seq of it in key
     shape     int,
     key       text[],                               -- before the change: update and delete

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pglogrepl"
 
@@ -26,6 +27,7 @@ type change struct {
 	shape     shapeKey
 	lsn, seq  int64
 	xid       int64
+	at        time.Time
 	op        byte
 	key       []*string
 	row       []*string
@@ -53,6 +55,7 @@ type decoder struct {
 	open      bool  // inside a transaction
 	lsn, seq  int64
 	xid       int64
+	at        time.Time
 }
 
 func newDecoder(near int64) *decoder { return &decoder{relations: map[uint32]*relation{}, near: near} }
@@ -73,7 +76,7 @@ func (d *decoder) decode(data []byte) ([]event, error) {
 	case *pglogrepl.RelationMessage:
 		d.relations[m.RelationID] = relationOf(m)
 	case *pglogrepl.BeginMessage:
-		d.open, d.lsn, d.seq, d.xid = true, int64(m.FinalLSN), 0, widen(m.Xid, d.near)
+		d.open, d.lsn, d.seq, d.xid, d.at = true, int64(m.FinalLSN), 0, widen(m.Xid, d.near), m.CommitTime
 	case *pglogrepl.CommitMessage:
 		d.open = false
 		return []event{{commit: int64(m.TransactionEndLSN), when: m.CommitTime}}, nil
@@ -102,7 +105,7 @@ func (d *decoder) decode(data []byte) ([]event, error) {
 // next numbers a change.
 func (d *decoder) next(c *change) event {
 	d.seq++
-	c.lsn, c.seq, c.xid = d.lsn, d.seq, d.xid
+	c.lsn, c.seq, c.xid, c.at = d.lsn, d.seq, d.xid, d.at
 	c.size += 64
 	return event{change: c}
 }

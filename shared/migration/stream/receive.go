@@ -189,6 +189,7 @@ type event struct {
 	change *change // one change, or
 	commit int64   // the end of its transaction, or
 	idle   int64   // a position before which there is nothing else
+	end    int64   // of blue's WAL, as of the message
 	when   time.Time
 }
 
@@ -247,7 +248,7 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 			return false, fmt.Errorf("stream: keepalive: %w", err)
 		}
 		if !d.open {
-			err = send(event{idle: int64(k.ServerWALEnd)})
+			err = send(event{idle: int64(k.ServerWALEnd), end: int64(k.ServerWALEnd)})
 		}
 		return k.ReplyRequested, err
 	case pglogrepl.XLogDataByteID:
@@ -260,6 +261,7 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 			return false, err
 		}
 		for _, e := range found {
+			e.end = int64(x.ServerWALEnd)
 			if err := send(e); err != nil {
 				return false, err
 			}
@@ -286,6 +288,7 @@ type writer struct {
 	to    int64 // transactions before it are whole
 	part  [2]int64
 	count int64
+	end   int64 // of blue's WAL
 	when  time.Time
 	last  bool // nothing more will come
 }
@@ -347,6 +350,7 @@ func (w *writer) await(events <-chan event) (e event, ok bool) {
 }
 
 func (w *writer) take(e event) {
+	w.end = max(w.end, e.end)
 	switch {
 	case e.change != nil:
 		c := e.change
@@ -384,9 +388,9 @@ func (w *writer) flush(ctx context.Context) error {
 			when = &w.when
 		}
 		tag, err := tx.Exec(ctx, `UPDATE control.lane SET spooled = $4, part_lsn = $5, part_seq = $6, last_commit = coalesce($9, last_commit), heard_at = clock_timestamp(),
-				wal_end = greatest(wal_end, $4)
+				wal_end = greatest(wal_end, $4, $10)
 			WHERE database_name = $1 AND number = $2 AND slot = $3 AND spooled = $7 AND part_seq = $8`,
-			w.lane.Database, w.lane.Number, w.at.Slot, w.to, w.part[0], w.part[1], w.at.Spooled, w.at.PartSeq, when)
+			w.lane.Database, w.lane.Number, w.at.Slot, w.to, w.part[0], w.part[1], w.at.Spooled, w.at.PartSeq, when, w.end)
 		if err != nil {
 			return err
 		}
