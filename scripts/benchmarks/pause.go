@@ -23,6 +23,7 @@ type pause struct {
 	low, high                                      float64
 	statements                                     bool
 	pace                                           time.Duration
+	ahead                                          int64
 }
 
 func pauseFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error) {
@@ -36,6 +37,7 @@ func pauseFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error
 	set.IntVar(&o.batch, "batch", 10, "tenants of a batch")
 	set.IntVar(&o.group, "group", 0, "tenants copied together; 0: the default")
 	set.IntVar(&o.fence, "fence", 0, "tenants fenced together; 0: the default")
+	set.Int64Var(&o.ahead, "ahead-max", 0, "bytes of the largest tenant that is copied before its fence in one step, larger ones move online; 0: the default, -1: all online")
 	set.BoolVar(&o.statements, "statements", false, "also report which of the mover's statements took longest; logging them costs time")
 	return o.run
 }
@@ -160,7 +162,7 @@ func (o *pause) move(ctx context.Context, b *bench, p *platform) (any, error) {
 		return nil, err
 	}
 	queue := newQueue()
-	mover := migration.New(dbs, queue, migration.Config{GroupTenants: o.group, FenceTenants: o.fence})
+	mover := migration.New(dbs, queue, migration.Config{GroupTenants: o.group, FenceTenants: o.fence, AheadMax: o.ahead})
 	run, report, err := mover.Start(ctx, migration.Plan{Source: "platform", BatchSize: o.batch, Actor: "benchmark"})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %+v", err, report.Findings)
