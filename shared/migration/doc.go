@@ -3,12 +3,14 @@
 //
 // # States of one tenant's move
 //
-//	planned ──→ copying ──→ fenced ──→ green          many small ones at once, a larger one alone
-//	planned ──→ fenced ──→ green                      very large ones, each alone
-//	   └────────────┴──────────┴─────→ blue           undone: the tenant stays where it was
+//	planned ──→ copying ──→ fenced ──→ green                  many small ones at once, a larger one alone
+//	planned ──→ copying ──→ catching_up ⇄ fenced ──→ green    online: any size, each alone
+//	planned ──→ fenced ──→ green                              large ones, where blue lets its changes not be read
+//	   └────────────┴────────────┴──────────┴─────→ blue      undone: the tenant stays where it was
 //
-//	catching_up, finalised, and green → fenced_back → blue are the states of the online way and
-//	of the way back; the table has them already.
+// Copying and catching_up go back to planned when the change stream was interrupted.
+//
+//	green → finalised and green → fenced_back → blue are the end and the way back.
 //
 // Each change is UPDATE … WHERE state = expected AND token = mine and must touch one
 // row. See [State] for the table of transitions.
@@ -27,8 +29,15 @@
 // rows, and are then found by comparing hashes of ranges of keys. So the pause grows
 // with the changes and with counting rows, not with copying, hashing and building indexes.
 //
-// A tenant too large for that is copied page by page under the fence (copy.go), if its operator
-// allows the pause.
+// # The online way
+//
+// A tenant too large for that joins the change stream (package stream) behind a barrier; its
+// tables are copied in chunks of keys (chunk.go), each committed with the snapshot that it has
+// seen; its changes are applied (apply.go) unless the chunk's snapshot has seen them; and the rows
+// that they are about are compared before they are forgotten (changed.go). When little is left the
+// fence goes up, its message in the stream is waited for, and what is left is applied and
+// compared. online.go reads top-down in this order. Where blue does not let its changes be read,
+// such a tenant is copied page by page under the fence (copy.go), if its operator allows the pause.
 //
 // # Why nothing is lost or doubled
 //

@@ -47,7 +47,7 @@ type Config struct {
 	StepBudget   time.Duration `env:"CODITECT_STEP_BUDGET,default=10s"`         // a step begins nothing new after this; keep it well below the queue's dispatch deadline
 	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=24"`        // tenants that are copied together, at most
 	FenceTenants int           `env:"CODITECT_FENCE_TENANTS,default=3"`         // and of these, how many are fenced and flipped together
-	AheadMax     int64         `env:"CODITECT_AHEAD_MAX,default=134217728"`     // bytes of the largest tenant that is copied before its fence goes up; a larger one page by page under it
+	AheadMax     int64         `env:"CODITECT_AHEAD_MAX,default=16777216"`      // bytes of the largest tenant that is copied in one step, before its fence goes up; a larger one moves online
 	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=4194304"`     // and the bytes of their rows, at most (one tenant may exceed it alone)
 	ChunkPages   int64         `env:"CODITECT_CHUNK_PAGES,default=8192"`        // 8 kB pages of a big table copied in one transaction
 	LockTimeout  time.Duration `env:"CODITECT_FENCE_LOCK_TIMEOUT,default=50ms"` // how long the fence may queue behind a writer, and others behind it
@@ -88,7 +88,7 @@ func (c Config) withDefaults() Config {
 		c.GroupBytes = 4 << 20
 	}
 	if c.AheadMax == 0 {
-		c.AheadMax = 128 << 20
+		c.AheadMax = 16 << 20
 	}
 	if c.ChunkPages <= 0 {
 		c.ChunkPages = 8192
