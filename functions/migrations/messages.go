@@ -40,7 +40,7 @@ type planInput struct {
 		SoakSeconds     int64     `json:"soak_seconds,omitempty" minimum:"0" maximum:"604800" doc:"Rest between the end of a wave and the next"`
 		Concurrency     int       `json:"concurrency,omitempty" minimum:"1" maximum:"1000" doc:"Batches at work at the same time; absent: no bound"`
 		RowsPerSecond   int64     `json:"rows_per_second,omitempty" minimum:"1" maximum:"1000000000" doc:"Of all batches together, on average; absent: no bound"`
-		Hours           string    `json:"hours,omitempty" maxLength:"100" doc:"22:00-06:00@Europe/Berlin: outside of these hours no tenant's move begins; absent: all hours"`
+		Hours           string    `json:"hours,omitempty" maxLength:"100" doc:"22:00-06:00@Europe/Berlin: outside of these hours no tenant's move begins or goes on, but for one whose writes wait already; absent: all hours"`
 		MaxErrors       *int64    `json:"max_errors,omitempty" minimum:"0" doc:"The run halts when the moves of more tenants than this have failed"`
 		MaxErrorPercent *float64  `json:"max_error_percent,omitempty" minimum:"0" maximum:"100" doc:"The same as a share of the tenants in the waves begun; 5 by default where there are several waves and no budget is given"`
 	}

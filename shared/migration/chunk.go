@@ -33,7 +33,7 @@ const (
 
 // copyChunks copies the tenant's tables chunk by chunk. It reports whether all are copied.
 func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
-	size := int64(firstChunk)
+	size := o.run.atMost(firstChunk)
 	first := true // however small the budget, a step gets further
 	for _, t := range o.l.Tables {
 		done, err := o.chunksOf(ctx, t)
@@ -64,6 +64,10 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 			if err := o.progressed(ctx); err != nil {
 				return false, err
 			}
+			wait, err := o.m.spend(ctx, o.run, c.rows)
+			if err != nil || wait > 0 {
+				return false, err
+			}
 			if c.upto == nil {
 				break
 			}
@@ -74,7 +78,7 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 			}
 			switch {
 			case took < chunkTime/2:
-				size = min(2*size, mostChunk)
+				size = o.run.atMost(min(2*size, mostChunk))
 			case took > 2*chunkTime:
 				size = max(size/2, leastChunk)
 			}

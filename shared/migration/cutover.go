@@ -203,11 +203,7 @@ func (m *Mover) flip(ctx context.Context, run Run, blue *citus.Pool, l convert.L
 	if err != nil {
 		return err
 	}
-	var rows int64
-	for _, n := range counts {
-		rows += n
-	}
-	return m.spend(ctx, run, rows)
+	return m.spendAtOnce(ctx, run, group, counts)
 }
 
 // refuse undoes the moves of tenants whose rows are not the same on both sides. The

@@ -214,7 +214,7 @@ func (o *onlineMove) advance(ctx context.Context, to, from State) error {
 	if err := oneEach(tag.RowsAffected(), 1, err); err != nil {
 		return err
 	}
-	o.v.State, o.moved = to, true
+	o.v.State, o.v.Online, o.moved = to, true, true
 	o.m.crash(string(to))
 	return nil
 }

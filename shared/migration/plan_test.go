@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -31,6 +30,8 @@ type planned struct {
 type timed struct {
 	tasks []due
 	lost  bool // whatever comes is lost
+
+	received *inbox
 }
 
 type due struct {
@@ -48,13 +49,14 @@ func (q *timed) EnqueueStep(_ context.Context, _ string, body []byte, after time
 	return nil
 }
 
-// EnqueueReceive is not called: no tenant here is large.
-func (q *timed) EnqueueReceive(context.Context, string, []byte, time.Time) error {
-	return errors.New("nobody receives here")
+// EnqueueReceive has the change stream received in the background, by the machine's clock.
+func (q *timed) EnqueueReceive(ctx context.Context, name string, body []byte, after time.Time) error {
+	return q.received.EnqueueReceive(ctx, name, body, after)
 }
 
 func newPlanned(t *testing.T, env *citustest.Env, cfg migration.Config, opts ...migration.Option) *planned {
 	w := &planned{world: newWorld(t, env), now: time.Now().Truncate(time.Minute), queue: &timed{}}
+	w.queue.received = w.Queue
 	w.Mover = w.mover(cfg, opts...)
 	return w
 }
@@ -475,6 +477,70 @@ func TestRowsPerSecondHold(t *testing.T) {
 	want := time.Duration(each*len(ids)/rate) * time.Second
 	require.InDelta(t, want.Seconds(), took.Seconds(), float64(2*2*each/rate), "not slower either")
 	require.Equal(t, migration.Done, inspect(t, w.world, run).State)
+}
+
+// A large tenant pays for its rows chunk by chunk, rests when the hours are over, and goes on
+// with what it has when they open.
+func TestALargeTenantRests(t *testing.T) {
+	citustest.Each(t, func(t *testing.T, env *citustest.Env) {
+		w := newPlanned(t, env, online)
+		id := w.NewTenant(t, tenant.Blue)
+		execSQL(t, w.BlueAdmin, fmt.Sprintf(`INSERT INTO %s.project (tenant_id, id, name, created_at, updated_at) SELECT '%s', gen_random_uuid(), 'p' || n, now(), now() FROM generate_series(1, 5000) n; ANALYZE`,
+			blueSchema(id), id))
+		night, err := planner.ParseHours("22:00-06:00@UTC")
+		require.NoError(t, err)
+		w.now = time.Date(2026, 11, 24, 5, 59, 45, 0, time.UTC)
+		run := w.start(t, migration.Plan{Tenants: []tenant.ID{id}, Hours: night, RowsPerSecond: 100})
+		copied := func() (rows int64, state migration.State, fenceUp bool) {
+			t.Helper()
+			require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT (SELECT coalesce(sum(rows), 0)::bigint FROM control.chunk WHERE tenant_id = $1), state, fence_up FROM control.move WHERE tenant_id = $1`, id).
+				Scan(&rows, &state, &fenceUp))
+			return rows, state, fenceUp
+		}
+		for want := int64(1000); want <= 2000; want += 1000 { // at 05:59:45 and :55
+			w.drain(t)
+			rows, state, _ := copied()
+			require.Equal(t, want, rows)
+			require.Equal(t, migration.Copying, state)
+			require.NotEmpty(t, w.queue.tasks)
+			swept, err := w.Mover.Sweep(t.Context(), 0)
+			require.NoError(t, err)
+			require.Zero(t, swept.Enqueued, "it waits for its rows to be paid")
+			require.Equal(t, 10*time.Second, w.queue.tasks[0].at.Sub(w.now).Round(time.Millisecond))
+			w.now = w.queue.tasks[0].at
+		}
+		w.drain(t) // 06:00:05
+		rows, state, fenceUp := copied()
+		require.EqualValues(t, 2000, rows)
+		require.Equal(t, migration.Copying, state, "its copy is kept")
+		require.False(t, fenceUp)
+		_, err = addProject(t.Context(), w.Door, id, "at noon")
+		require.NoError(t, err)
+		for range 3 { // the sweeper, and calls that come again
+			swept, err := w.Mover.Sweep(t.Context(), 0)
+			require.NoError(t, err)
+			require.Zero(t, swept.Enqueued)
+			require.NoError(t, w.Mover.Step(t.Context(), migration.StepTask{Run: run.ID, Batch: 1, Step: 1}))
+		}
+		require.Len(t, w.queue.tasks, 1, "one call for the opening, however often it is asked for")
+		require.True(t, w.queue.tasks[0].at.Equal(time.Date(2026, 11, 24, 22, 0, 0, 0, time.UTC)))
+
+		began, before := w.queue.tasks[0].at, int64(2000)
+		for w.now = began; len(w.queue.tasks) > 0; w.now = slices.MaxFunc([]time.Time{w.now, w.queue.tasks[0].at}, time.Time.Compare) {
+			require.True(t, w.deliver(t))
+			if rows, _, _ := copied(); rows > 0 {
+				require.LessOrEqual(t, rows-before, int64(1000), "a chunk at a time")
+				before = rows
+			}
+			if len(w.queue.tasks) == 0 {
+				break
+			}
+		}
+		s := inspect(t, w.world, run)
+		require.Equal(t, migration.Counts{migration.Green: 1}, s.Counts, "%+v", s.Failed)
+		require.GreaterOrEqual(t, w.now.Sub(began), 20*time.Second)
+		require.Equal(t, 5001, projects(t, w.Door, id))
+	})
 }
 
 func TestRulesChooseTenants(t *testing.T) {

@@ -386,7 +386,8 @@ func (m *Mover) enqueueNext(ctx context.Context, t StepTask, after time.Time) er
 		return err
 	}
 	err = control.QueryRow(ctx, `UPDATE control.batch SET step = step + 1, enqueued_at = clock_timestamp(), not_before = $3,
-			lease_until = CASE WHEN lease_until < clock_timestamp() THEN NULL ELSE lease_until END WHERE run_id = $1 AND number = $2 AND NOT done RETURNING step`,
+			lease_until = CASE WHEN lease_until < clock_timestamp() THEN NULL ELSE lease_until END WHERE run_id = $1 AND number = $2 AND NOT done
+			AND ($3::timestamptz IS NULL OR not_before IS DISTINCT FROM $3) RETURNING step`, // a rest that is named already needs no second call
 		t.Run, t.Batch, pgtype.Timestamptz{Time: after, Valid: !after.IsZero()}).Scan(&t.Step)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil

@@ -48,7 +48,7 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 		SELECT run_id, number FROM open WHERE lease_until < clock_timestamp() AND state <> 'paused'
 		UNION
 		SELECT run_id, number FROM open o WHERE (lease_until IS NULL OR lease_until < clock_timestamp())
-			AND coalesce(enqueued_at, '-infinity') < clock_timestamp() - $1::interval
+			AND coalesce(enqueued_at, '-infinity') < clock_timestamp() - $1::interval AND coalesce(not_before, '-infinity') <= $3
 			AND EXISTS (SELECT FROM control.move m WHERE m.run_id = o.run_id AND m.batch = o.number AND m.fence_up AND m.state IN `+openStates+`)
 		UNION
 		SELECT run_id, number FROM silent CROSS JOIN LATERAL (SELECT number FROM open o WHERE o.run_id = silent.run_id ORDER BY number LIMIT $2) x

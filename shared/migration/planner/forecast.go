@@ -59,8 +59,8 @@ func (l Limits) duration(batches []Load) time.Duration {
 }
 
 // Credit is how many rows a run may move before it has to wait: a token bucket that holds one
-// second's rows, and owes what a group has moved beyond it. So the average over a minute is the
-// rate, if no tenant alone has a minute's rows.
+// second's rows, and owes what a group or a chunk has moved beyond it. So the average over a minute
+// is the rate, as long as none of them alone has a minute's rows.
 type Credit struct {
 	RowsPerSecond int64 // 0: no bound
 	Rows          float64
