@@ -53,6 +53,7 @@ func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration,
 	register(e, op("listRuns", "GET", "/runs", auth.MigrationsRead, "List the newest runs", 200), f.list)
 	register(e, op("readRun", "GET", "/runs/{id}", auth.MigrationsRead, "Read a run and how far it is", 200), f.read)
 	register(e, op("listRunEvents", "GET", "/runs/{id}/events", auth.MigrationsRead, "List what was decided and done in a run, by whom and when", 200), f.events)
+	register(e, op("readHistory", "GET", "/runs/{id}/history", auth.MigrationsRead, "Read a run's throughput and lag over time, and its write pauses", 200), f.history)
 	register(e, op("pauseRun", "POST", "/runs/{id}/pause", auth.MigrationsWrite, "Pause a run after the tenants that are moving at the moment", 200, fault.Conflict), f.pause)
 	register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run; one that has halted over its errors too", 200, fault.Conflict), f.resume)
 	register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
@@ -113,6 +114,14 @@ func (f api) read(ctx context.Context, p auth.Principal, in *RunInput) (*statusO
 	}
 	s, err := f.mover.Inspect(ctx, in.ID)
 	return &statusOutput{s}, err
+}
+
+func (f api) history(ctx context.Context, p auth.Principal, in *RunInput) (*historyOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	h, err := f.mover.History(ctx, in.ID)
+	return &historyOutput{h}, err
 }
 
 func (f api) pause(ctx context.Context, p auth.Principal, in *RunInput) (*runOutput, error) {

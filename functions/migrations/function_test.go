@@ -80,6 +80,9 @@ func TestAnOperatorFinalises(t *testing.T) {
 	require.NotEmpty(t, done["dropped_at"])
 	swept, _ := w.Do(200, w.operator, "POST", "/sweep", "")
 	require.EqualValues(t, 0, swept["finalised"])
+	history, _ := w.Do(200, w.operator, "GET", "/runs/"+started["id"].(string)+"/history", "")
+	require.Len(t, history["pauses"], 11)
+	w.Refused(404, "run_not_found", w.operator, "GET", "/runs/"+tenant.NewID().String()+"/history", "")
 }
 
 func (w *world) key(n auth.NewKey) string {
@@ -218,7 +221,7 @@ func TestOnlyOperatorsMove(t *testing.T) {
 	id := tenant.NewID().String()
 	tenantKey := w.key(auth.NewKey{Name: "tenant", Kind: auth.TenantKey, Tenant: own, Scopes: []string{auth.TenantsRead, auth.ProjectsWrite}})
 	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
-	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "GET /runs/" + id + "/events": "", "POST /runs/" + id + "/pause": "",
+	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "GET /runs/" + id + "/events": "", "GET /runs/" + id + "/history": "", "POST /runs/" + id + "/pause": "",
 		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /tenants/" + own.String() + "/verify": "", "POST /tenants/" + own.String() + "/repair": "", "POST /sweep": ""}
 	for route, body := range routes {
 		var method, path string

@@ -109,6 +109,8 @@ type RunInput struct {
 
 type statusOutput struct{ Body migration.Status }
 
+type historyOutput struct{ Body migration.History }
+
 type runOutput struct{ Body migration.Run }
 
 type undoInput struct {

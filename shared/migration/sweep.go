@@ -75,10 +75,14 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 	if out.Finished, err = m.finishRuns(ctx); err != nil {
 		return out, err
 	}
-	if out.Finalised, err = m.finaliseDue(ctx); err != nil {
+	if err := m.sample(ctx); err != nil {
 		return out, err
 	}
-	return out, m.sweepLanes(ctx)
+	if err := m.sweepLanes(ctx); err != nil {
+		return out, err
+	}
+	out.Finalised, err = m.finaliseDue(ctx) // last: it may take its time
+	return out, err
 }
 
 // advanceRuns lets the runs go on that have batches to admit, unless their next wave soaks.
@@ -212,14 +216,16 @@ type Pauses struct {
 // Status is a run and how far it is.
 type Status struct {
 	Run
-	Tenants   int64     `json:"tenants"`
-	Counts    Counts    `json:"counts"`
-	RowsMoved int64     `json:"rows_moved"`
-	Pause     Pauses    `json:"pause_ms"`
-	Seconds   float64   `json:"seconds"` // since the start, until the end
-	Waves     []Wave    `json:"waves"`
-	ETA       *ETA      `json:"eta,omitempty"` // of a running run
-	Failed    []Failure `json:"failed"`        // at most 100
+	Tenants    int64     `json:"tenants"`
+	Counts     Counts    `json:"counts"`
+	RowsMoved  int64     `json:"rows_moved"`
+	Pause      Pauses    `json:"pause_ms"`
+	Seconds    float64   `json:"seconds"` // since the start, until the end
+	Waves      []Wave    `json:"waves"`
+	BytesMoved int64     `json:"bytes_moved"` // as the preflight has estimated them
+	Rate       Rate      `json:"rate"`
+	ETA        *ETA      `json:"eta,omitempty"` // of a running run
+	Failed     []Failure `json:"failed"`        // at most 100
 
 	Lanes   []LaneLag   `json:"lanes,omitempty"`   // change streams that bring its tenants' changes
 	Streams []TenantLag `json:"streams,omitempty"` // tenants that move online, at most 100
@@ -265,6 +271,7 @@ func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
 			return err
 		})
 	queueWaves(b, id, &s.Waves)
+	queueRate(b, id, &s)
 	var p pace
 	queuePace(b, id, &p)
 	if err := control.SendBatch(ctx, b).Close(); err != nil {

@@ -19,8 +19,8 @@ const plainInterval = 5 * time.Second
 
 // Console prints. It is safe for concurrent use.
 type Console struct {
-	out io.Writer
-	tty bool
+	out  io.Writer
+	file *os.File // nil: no terminal
 
 	mu   sync.Mutex
 	bar  *progressbar.ProgressBar
@@ -30,8 +30,15 @@ type Console struct {
 
 // New returns a console on f.
 func New(f *os.File) *Console {
-	return &Console{out: f, tty: term.IsTerminal(int(f.Fd())), now: time.Now}
+	c := &Console{out: f, now: time.Now}
+	if term.IsTerminal(int(f.Fd())) {
+		c.file = f
+	}
+	return c
 }
+
+// File is the terminal that the console prints on; nil when it is none.
+func (c *Console) File() *os.File { return c.file }
 
 // NewPlain returns a console that writes plain lines to w.
 func NewPlain(w io.Writer) *Console { return &Console{out: w, now: time.Now} }
@@ -53,7 +60,7 @@ func (c *Console) Say(format string, args ...any) {
 func (c *Console) Progress(done, total int, remark string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.tty {
+	if c.file == nil {
 		if now := c.now(); done == total || now.Sub(c.last) >= plainInterval {
 			c.last = now
 			fmt.Fprintf(c.out, "  %d of %d  %s\n", done, total, remark)

@@ -151,7 +151,7 @@ func TestCommandsMeetTheFunction(t *testing.T) {
 	r = call(t, env, "migrate", "cancel", id)
 	require.Equal(t, result{1, "", "error: the run is done; only a run that is running or paused can become cancelling\n"}, r)
 	r = call(t, env, "migrate", "undo", id, moving.String())
-	require.Equal(t, result{1, "", "error: the tenant's move is finalised; only one that is planned, copying or fenced can be undone\n"}, r)
+	require.Equal(t, result{1, "", "error: the tenant's move is finalised; only one that is planned, copying, catching up or fenced can be undone\n"}, r)
 	r = call(t, env, "migrate", "start", "--source", "platform", "--tenant", moving.String())
 	require.Equal(t, 1, r.code)
 	require.Contains(t, r.err, "error: some tenants cannot be moved: --tenant "+moving.String()+" must be a tenant of source \"platform\"")

@@ -35,16 +35,20 @@ type visible struct{ io.Writer }
 
 // Write implements io.Writer.
 func (v visible) Write(b []byte) (int, error) {
-	clean := strings.Map(func(r rune) rune {
+	if _, err := io.WriteString(v.Writer, printable(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// printable replaces control characters.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
 		if r != '\n' && unicode.IsControl(r) {
 			return '\uFFFD'
 		}
 		return r
-	}, string(b))
-	if _, err := io.WriteString(v.Writer, clean); err != nil {
-		return 0, err
-	}
-	return len(b), nil
+	}, s)
 }
 
 // table writes rows in columns. An empty one says so.
@@ -102,9 +106,17 @@ func lasting(seconds float64) string {
 	case d < time.Minute:
 		return d.Round(time.Second).String()
 	case d < time.Hour:
-		return strings.TrimSuffix(d.Round(5*time.Second).String(), "0s")
+		return withoutSeconds(d.Round(5 * time.Second))
 	}
-	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	return withoutSeconds(d.Round(time.Minute))
+}
+
+// withoutSeconds leaves them out if there are none: 3m, and 3m20s.
+func withoutSeconds(d time.Duration) string {
+	if d%time.Minute == 0 {
+		return strings.TrimSuffix(d.String(), "0s")
+	}
+	return d.String()
 }
 
 // orNone is a list that may be absent, as it is in JSON: [] and not null.
