@@ -16,6 +16,9 @@ const (
 	Finalised  State = "finalised"   // the blue schema is gone: no way back
 )
 
+// States lists them in the order in which a move goes through them.
+var States = []State{Planned, Copying, CatchingUp, Fenced, Green, FencedBack, Blue, Finalised}
+
 // transitions is the whole state machine; what is not here does not happen.
 var transitions = map[State][]State{
 	Planned:    {Copying, Fenced, Blue},

@@ -239,8 +239,8 @@ func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                                    "coditectl needs a command: archive, keys, migrate, preflight, repair, schema, source, tenants or verify",
 		"move":                                `coditectl has no command "move"; it must be archive, keys, migrate, preflight, repair, schema, source, tenants or verify`,
-		"migrate":                             "coditectl migrate needs a command: cancel, events, finalise, list, pause, plan, resume, start, status, undo or watch",
-		"migrate stop":                        `coditectl migrate has no command "stop"; it must be cancel, events, finalise, list, pause, plan, resume, start, status, undo or watch`,
+		"migrate":                             "coditectl migrate needs a command: cancel, events, finalise, list, pause, plan, report, resume, start, status, undo or watch",
+		"migrate stop":                        `coditectl migrate has no command "stop"; it must be cancel, events, finalise, list, pause, plan, report, resume, start, status, undo or watch`,
 		"migrate status":                      "coditectl migrate status needs RUN, the run's ID",
 		"migrate status x":                    `RUN must be a run's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is "x"`,
 		"migrate status " + run + " y":        `coditectl migrate status takes no argument "y"`,

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +112,14 @@ func TestCommandsMeetTheFunction(t *testing.T) {
 	placed, err := db.Directory.Locate(t.Context(), moving)
 	require.NoError(t, err)
 	require.Equal(t, tenants.Green, placed.Home)
+
+	file := filepath.Join(t.TempDir(), "run.html")
+	require.Equal(t, "Report of run "+id+": "+file+"\n", call(t, env, "migrate", "report", id, "--html", file).out)
+	page, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Contains(t, string(page), "Run "+id+" of source platform")
+	require.Equal(t, 2, call(t, env, "migrate", "report", id).code)
+	require.Equal(t, 2, call(t, env, "migrate", "report", id, "--html", "/nowhere/x").code)
 
 	r = call(t, env, "verify", moving.String())
 	require.Equal(t, 0, r.code, r.err)

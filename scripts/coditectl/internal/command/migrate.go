@@ -19,7 +19,7 @@ import (
 
 func (p *program) migrate() *cobra.Command {
 	c := &cobra.Command{Use: "migrate", Short: "Move tenants from blue to green", Args: cobra.ArbitraryArgs, RunE: group}
-	c.AddCommand(p.migratePlan(), p.migrateStart(), p.migrateStatus(), p.migrateEvents(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateFinalise(),
+	c.AddCommand(p.migratePlan(), p.migrateStart(), p.migrateStatus(), p.migrateEvents(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateFinalise(), p.migrateReport(),
 		p.migrateResume(), p.change("pause", "Pause a run after the tenants that are moving at the moment"),
 		p.change("cancel", "End a run: green tenants stay green, the others stay blue"))
 	return c
