@@ -97,12 +97,23 @@ func (s *Service) eraseGreen(ctx context.Context, tx pgx.Tx, o Organisation) err
 	if err != nil {
 		return err
 	}
+	// First and last: what is deleted in between is not to be written down for the way back, and what was, goes.
+	forget := func() error {
+		_, err := green.Exec(ctx, `SELECT coditect.forget($1)`, o.ID)
+		return err
+	}
+	if err := forget(); err != nil {
+		return err
+	}
 	for _, t := range tables {
 		for _, sql := range t.statements() {
 			if err := inChunks(ctx, green, o.ID, sql); err != nil {
 				return fmt.Errorf("organisation: erase %s of %s: %w", t.name, o.ID, err)
 			}
 		}
+	}
+	if err := forget(); err != nil {
+		return err
 	}
 	_, err = tx.Exec(ctx, `DELETE FROM coditect.gate WHERE tenant_id = $1`, o.ID)
 	return err

@@ -105,8 +105,20 @@ func ApplyGreen(ctx context.Context, dsn string) (Result, error) {
 	if err := applyFiles(ctx, dsn, "tenant", files.Tenant, params, &res); err != nil {
 		return res, err
 	}
-	return res, exec(ctx, dsn, ownSQL(GreenSchema))
+	if err := exec(ctx, dsn, ownSQL(GreenSchema)); err != nil {
+		return res, err
+	}
+	if err := exec(ctx, dsn, guardSQL); err != nil {
+		return res, fmt.Errorf("schema: triggers of the way back: %w", err)
+	}
+	return res, nil
 }
+
+// guardSQL puts the triggers of the way back on tenant tables that were made without them.
+const guardSQL = `SELECT coditect.guard_table(format('%I.%I', n.nspname, c.relname)) FROM control.source s JOIN pg_namespace n ON n.nspname = s.green_schema
+	JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r'
+	JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+	WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = 'coditect_written') ORDER BY c.oid`
 
 // ownSQL makes coditect_owner the owner of every table of a schema.
 func ownSQL(schema string) string {
@@ -157,14 +169,23 @@ func ApplyHome(ctx context.Context, db Database) (Result, error) {
 	if err := allowReplication(ctx, conn, &res); err != nil {
 		return res, err
 	}
+	// On the way back blue is written by the mover, and its triggers and keys stay out of it.
+	switch _, err := conn.Exec(ctx, copySQL); {
+	case isInsufficientPrivilege(err):
+		res.Notes = append(res.Notes, "no tenant can go back here from green, because this role is no superuser: let one execute "+copySQL)
+	case err != nil:
+		return res, fmt.Errorf("schema: the migrator's right to copy: %w", err)
+	}
 	return res, learnTenantVersions(ctx, conn)
 }
 
-// prepareGreen gives the migrator what copying needs and makes the table that
-// every distributed table is colocated with.
+const copySQL = `GRANT SET ON PARAMETER session_replication_role TO coditect_migrator`
+
+// prepareGreen gives the migrator what copying needs, makes the table that every
+// distributed table is colocated with, and puts what triggers read beside the rows.
 func prepareGreen(ctx context.Context, conn *pgx.Conn, citus bool) error {
 	// The mover switches foreign keys off while it copies rows that were checked where they come from.
-	if _, err := conn.Exec(ctx, `GRANT SET ON PARAMETER session_replication_role TO coditect_migrator`); err != nil {
+	if _, err := conn.Exec(ctx, copySQL); err != nil {
 		return fmt.Errorf("schema: the migrator's right to copy: %w", err)
 	}
 	if !citus {
@@ -175,6 +196,10 @@ BEGIN
     IF to_regclass('coditect.tenant_anchor') IS NULL THEN
         CREATE TABLE coditect.tenant_anchor (tenant_id uuid PRIMARY KEY);
         PERFORM create_distributed_table('coditect.tenant_anchor', 'tenant_id', colocate_with => 'none');
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'coditect.captured'::regclass) THEN
+        PERFORM create_distributed_table('coditect.write_gate', 'tenant_id', colocate_with => 'coditect.tenant_anchor');
+        PERFORM create_distributed_table('coditect.captured', 'tenant_id', colocate_with => 'coditect.tenant_anchor');
     END IF;
 END $$`)
 	if err != nil {
