@@ -154,6 +154,16 @@ func (m *Mover) flip(ctx context.Context, run Run, blue *citus.Pool, l convert.L
 		return err
 	}
 	moves := movesOf(group)
+	isCitus, err := control.HasCitus(ctx)
+	if err != nil {
+		return err
+	}
+	if isCitus {
+		if err := m.armGates(ctx, control, moves); err != nil {
+			return err
+		}
+		m.crash("gates armed")
+	}
 	if err := closeGates(ctx, blue, moves); err != nil {
 		return err
 	}
@@ -164,8 +174,14 @@ func (m *Mover) flip(ctx context.Context, run Run, blue *citus.Pool, l convert.L
 			return func(tag pgconn.CommandTag) error { *n = tag.RowsAffected(); return nil }
 		}
 		var moved, flipped, opened int64
-		b.Queue(`UPDATE control.move m SET state = 'green', green_at = clock_timestamp(), rows = x.rows, error = NULL, updated_at = clock_timestamp()
-			FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS x(tenant_id, token, rows)
+		if !isCitus {
+			for _, v := range moves {
+				b.Queue(armGate, v.Tenant, v.Token, 0).Exec(func(tag pgconn.CommandTag) error { return oneEach(tag.RowsAffected(), 1, nil) })
+			}
+		}
+		b.Queue(`UPDATE control.move m SET state = 'green', green_at = clock_timestamp(), rows = x.rows, error = NULL, updated_at = clock_timestamp(),
+				blue_database = t.database_name, blue_schema = t.schema_name
+			FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS x(tenant_id, token, rows) JOIN control.tenant t ON t.id = x.tenant_id
 			WHERE m.run_id = $1 AND m.tenant_id = x.tenant_id AND m.token = x.token AND m.state = 'fenced'`,
 			run.ID, tenantsOf(moves), tokensOf(moves), counts).Exec(expect(&moved))
 		b.Queue(`UPDATE control.tenant t SET home = 'green', database_name = 'green', schema_name = $2, epoch = t.epoch + 1, updated_at = clock_timestamp()

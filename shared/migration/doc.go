@@ -22,7 +22,7 @@
 // at a time: it raises the fence in blue, which drains the writers and refuses new ones; copies
 // again what was written since the snapshot; moves the sequences; closes the gate in blue; and
 // flips the home in the directory together with opening the gate in green, in one commit.
-// ahead.go reads top-down in this order, cutover.go has the flip and the way back.
+// ahead.go reads top-down in this order, cutover.go has the flip and the undo.
 //
 // Rows that the snapshot may not have seen are told by their xmin: rows without a young one are
 // those that were copied. Deleted rows have none; they show as a difference in the number of
@@ -38,6 +38,19 @@
 // fence goes up, its message in the stream is waited for, and what is left is applied and
 // compared. online.go reads top-down in this order. Where blue does not let its changes be read,
 // such a tenant is copied page by page under the fence (copy.go), if its operator allows the pause.
+//
+// # The way back
+//
+// Triggers on green's tables read a gate beside the tenant's rows, and write each change down
+// there while the tenant may go back (infra/schema/home/0002_reverse.sql, gate.go). The flip arms
+// that gate before the tenant can write in green. The sweep brings the changes to the fenced
+// schema in blue, pass by pass (reverse.go): blue notes which it has in the transaction that applies
+// them, green deletes them afterwards, so a crash in between repeats nothing.
+//
+// A rollback is the cutover mirrored (rollback.go): the rows of both sides are compared while
+// the tenant is written; the gate is shut, which drains its writers; the rest comes over; the rows
+// that differed before or were written since are proven equal; sequences; one commit flips the
+// home; blue opens.
 //
 // # Why nothing is lost or doubled
 //

@@ -160,6 +160,7 @@ func (m *Mover) claimFinalise(ctx context.Context, run uuid.UUID, who tenant.ID,
 	err = m.impatient(ctx, control, func(tx pgx.Tx) error {
 		var (
 			status       string
+			back         bool
 			over         time.Time
 			busy, gone   bool
 			observed     bool
@@ -167,11 +168,11 @@ func (m *Mover) claimFinalise(ctx context.Context, run uuid.UUID, who tenant.ID,
 			schema, prev *string
 		)
 		err := tx.QueryRow(ctx, `SELECT m.state, m.rows, r.source, t.status, coalesce(m.green_at, clock_timestamp()) + $3::interval, coalesce(m.green_at + $3::interval <= clock_timestamp(), false),
-				a.forced_by, a.schema_name, a.object, coalesce(a.lease_until > clock_timestamp(), false), a.dropped_at IS NOT NULL
+				a.forced_by, a.schema_name, a.object, coalesce(a.lease_until > clock_timestamp(), false), a.dropped_at IS NOT NULL, m.back_by IS NOT NULL
 			FROM control.move m JOIN control.run r ON r.id = m.run_id JOIN control.tenant t ON t.id = m.tenant_id
 			LEFT JOIN control.archive a ON a.run_id = m.run_id AND a.tenant_id = m.tenant_id
 			WHERE m.run_id = $1 AND m.tenant_id = $2 FOR UPDATE OF m`, run, who, m.cfg.Observation).
-			Scan(&f.State, &f.Rows, &f.Source, &status, &over, &observed, &forced, &schema, &prev, &busy, &gone)
+			Scan(&f.State, &f.Rows, &f.Source, &status, &over, &observed, &forced, &schema, &prev, &busy, &gone, &back)
 		if err != nil {
 			return err
 		}
@@ -182,6 +183,8 @@ func (m *Mover) claimFinalise(ctx context.Context, run uuid.UUID, who tenant.ID,
 			return nil
 		case f.State != Green && f.State != Finalised:
 			return fault.New(fault.Conflict, "not_green", "the tenant's move is %s; only one that is green can be finalised", f.State)
+		case f.State == Green && back:
+			return fault.New(fault.Conflict, "going_back", "the tenant is on its way back to blue")
 		case f.State == Green && status != "active" && status != "suspended":
 			return fault.New(fault.Conflict, "tenant_deleted", "the tenant is %s: its rows are to go, not to be archived", status)
 		case f.State == Green && !observed && !now && forced == nil:
@@ -359,11 +362,31 @@ func (m *Mover) checkBlue(ctx context.Context, blue *citus.Pool, f attempt) (map
 	return tables, nil
 }
 
-// endReverse waits until blue has what was written in green, and stops the stream that brings
-// it. It reports whether blue followed green: then it is not what the flip has left. There is no such
-// stream yet, and blue stays as it was.
-func (m *Mover) endReverse(context.Context, *citus.Pool, Move) (followed bool, err error) {
-	return false, nil
+// endReverse waits until blue has what was written in green until now. It reports whether blue
+// followed green: then it is not what the flip has left. What cannot come back, because it does
+// not fit into blue any more, does not keep the schema from its end: it is noted.
+func (m *Mover) endReverse(ctx context.Context, blue *citus.Pool, v Move) (followed bool, err error) {
+	w, err := m.wayBack(ctx, v.Run, v.Tenant)
+	if err == nil && (w.Token != v.Token || w.State != Green) {
+		return false, errOutdated
+	}
+	if err == nil {
+		err = m.drainTo(ctx, w, 0, nil)
+	}
+	if err != nil && !isTenantsFault(err) {
+		return false, err
+	}
+	if err != nil {
+		control, controlErr := m.control(ctx)
+		if controlErr != nil {
+			return false, controlErr
+		}
+		if err := note(ctx, control, v.Run, &v.Tenant, "mover", "archived without what was written since", map[string]any{"why": messageOf(err)}); err != nil {
+			return false, err
+		}
+	}
+	err = blue.QueryRow(ctx, `SELECT EXISTS (SELECT FROM coditect.reversed WHERE tenant_id = $1)`, v.Tenant).Scan(&followed)
+	return followed, err
 }
 
 // layoutAtMove is what of a schema was moved. Unlike layoutFor it does not ask whether green's
@@ -483,6 +506,9 @@ func (m *Mover) dropBlue(ctx context.Context, blue *citus.Pool, f attempt, actor
 			return err
 		}
 	}
+	if err := m.endCapture(ctx, f.Tenant); err != nil {
+		return err
+	}
 	for left := true; left; {
 		var err error
 		if left, err = m.dropSome(ctx, blue, f); err != nil {
@@ -583,7 +609,7 @@ func (m *Mover) finaliseDue(ctx context.Context) (n int, err error) {
 	}
 	deadline := m.now().Add(m.cfg.StepBudget)
 	rows, err := control.Query(ctx, `SELECT x.run_id, x.tenant_id FROM (
-			SELECT m.run_id, m.tenant_id, m.green_at FROM control.move m WHERE m.state = 'green' AND m.green_at <= clock_timestamp() - $1::interval
+			SELECT m.run_id, m.tenant_id, m.green_at FROM control.move m WHERE m.state = 'green' AND m.back_by IS NULL AND m.green_at <= clock_timestamp() - $1::interval
 			UNION
 			SELECT a.run_id, a.tenant_id, m.green_at FROM control.archive a JOIN control.move m USING (run_id, tenant_id)
 			WHERE a.dropped_at IS NULL AND (m.state = 'finalised' OR m.state = 'green' AND a.forced_by IS NOT NULL)) x

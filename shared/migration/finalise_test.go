@@ -140,8 +140,12 @@ func TestOwnTenantsAreFinalised(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, migration.Finalised, f.State)
 		require.NotNil(t, f.Dropped)
-		require.Equal(t, was, f.Tables)
-		require.EqualValues(t, 2, f.Rows)
+		require.EqualValues(t, 3, f.Tables["project"].Rows, "with what was written in green")
+		delete(was, "project")
+		for table, digest := range was {
+			require.Equal(t, digest, f.Tables[table], table)
+		}
+		require.EqualValues(t, 3, f.Rows)
 		again, err := w.Mover.Finalise(t.Context(), run.ID, ids[2], "ada", false)
 		require.NoError(t, err)
 		require.Equal(t, f, again)

@@ -18,6 +18,8 @@ type Swept struct {
 	Lifted    int `json:"lifted"`    // fences that a crash left up over an undone move
 	Finished  int `json:"finished"`  // runs whose last batch was done
 	Finalised int `json:"finalised"` // tenants whose blue schema is archived and dropped now
+	Returned  int `json:"returned"`  // rollbacks that were finished
+	Reversed  int `json:"reversed"`  // tenants whose changes in green were brought back to blue
 }
 
 // wakeAtOnce is how many batches of a silent run a sweep enqueues: enough to get it
@@ -75,10 +77,16 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 	if out.Finished, err = m.finishRuns(ctx); err != nil {
 		return out, err
 	}
+	if out.Returned, err = m.finishRollbacks(ctx); err != nil {
+		return out, err
+	}
 	if err := m.sample(ctx); err != nil {
 		return out, err
 	}
 	if err := m.sweepLanes(ctx); err != nil {
+		return out, err
+	}
+	if out.Reversed, err = m.reverseSome(ctx, m.cfg.StepBudget/2); err != nil {
 		return out, err
 	}
 	out.Finalised, err = m.finaliseDue(ctx) // last: it may take its time
@@ -128,7 +136,7 @@ func (m *Mover) liftLeft(ctx context.Context) (n int, err error) {
 	for _, v := range left {
 		var err error
 		if v.FenceUp {
-			err = m.liftFence(ctx, v)
+			err = m.openBlue(ctx, v)
 		}
 		if errors.Is(err, errOutdated) {
 			// A newer run has fenced it since: not ours to lift.
@@ -197,7 +205,7 @@ func (m *Mover) finishRun(ctx context.Context, id uuid.UUID) error {
 // Counts are a run's moves by state.
 type Counts map[State]int64
 
-// Failure is a tenant that is not green, and why.
+// Failure is a tenant that is not where it should be, and why.
 type Failure struct {
 	Tenant tenant.ID `json:"tenant"`
 	Schema string    `json:"schema"`
@@ -265,7 +273,7 @@ func (m *Mover) Inspect(ctx context.Context, id uuid.UUID) (Status, error) {
 		FROM (SELECT pause_us / 1000.0 AS p FROM control.move WHERE run_id = $1 AND state IN ('green', 'finalised') AND pause_us IS NOT NULL) x`, id).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&s.Pause.P50, &s.Pause.P99, &s.Pause.Max) })
 	b.Queue(`SELECT m.tenant_id, t.schema_name, m.state, m.error FROM control.move m JOIN control.tenant t ON t.id = m.tenant_id
-		WHERE m.run_id = $1 AND m.error IS NOT NULL AND m.state NOT IN ('green', 'finalised') ORDER BY m.tenant_id LIMIT 100`, id).
+		WHERE m.run_id = $1 AND m.error IS NOT NULL ORDER BY m.tenant_id LIMIT 100`, id).
 		Query(func(rows pgx.Rows) (err error) {
 			s.Failed, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Failure])
 			return err

@@ -1,0 +1,467 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/catalog"
+	"github.com/coditect/platform/shared/migration/change"
+	"github.com/coditect/platform/shared/migration/convert"
+	"github.com/coditect/platform/shared/tenant"
+)
+
+// What is written in green comes back to blue's fenced schema as long as the tenant may go
+// back: triggers write each change down beside the row (coditect.captured), and a pass applies
+// some of them in blue and deletes them.
+//
+// Two databases are written, one after the other: which changes a pass has applied stands in
+// blue, in the transaction that applied them. Whoever comes after a crash finds them in both
+// and deletes them in green.
+
+// wayBack is a green tenant's move, with what is needed to bring changes to the schema that
+// it came from. Schema and Database of the move are blue's.
+type wayBack struct {
+	Move
+	asked   *string // who asked for the rollback that is under way
+	tries   int
+	blue    *citus.Pool
+	layout  convert.Layout
+	tables  map[string]convert.Table
+	targets map[string]change.Target
+	columns map[string][]string // green's, by table, in the order of a row's text
+}
+
+// Bounds of one pass, so that it needs little memory whatever the rows.
+const (
+	passChanges = 2000
+	passBytes   = 8 << 20
+)
+
+// Reverse brings what was written in green to the blue schema of one tenant that can go back,
+// for about as long as a step may take, and reports whether anything is left. Anyone may call
+// it, at any time, as often as they like.
+func (m *Mover) Reverse(ctx context.Context, id uuid.UUID, who tenant.ID) (left bool, err error) {
+	w, err := m.wayBack(ctx, id, who)
+	if err != nil {
+		return false, err
+	}
+	if w.State != Green {
+		return false, notGreen(w.State)
+	}
+	if w.asked != nil {
+		return true, nil // the rollback does so itself, and must know which rows it has touched
+	}
+	deadline := m.now().Add(m.cfg.StepBudget)
+	for {
+		n, err := m.pass(ctx, w, nil)
+		if err != nil || n == 0 {
+			return false, ignoreOutdated(err)
+		}
+		if m.now().After(deadline) {
+			return true, nil
+		}
+	}
+}
+
+func notGreen(s State) error {
+	return fault.New(fault.Conflict, "not_green", "the tenant's move is %s; only a tenant whose move is green can go back", s)
+}
+
+// wayBack reads a move that is green, or on its way back, and prepares its tables.
+func (m *Mover) wayBack(ctx context.Context, id uuid.UUID, who tenant.ID) (*wayBack, error) {
+	v, err := m.move(ctx, id, who)
+	if err != nil {
+		return nil, err
+	}
+	w := &wayBack{Move: v}
+	if v.State != Green && v.State != FencedBack {
+		return w, nil
+	}
+	control, err := m.control(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		src              string
+		database, schema *string
+	)
+	err = control.QueryRow(ctx, `SELECT r.source, m.blue_database, m.blue_schema, m.back_by, m.back_attempts FROM control.move m JOIN control.run r ON r.id = m.run_id
+		WHERE m.run_id = $1 AND m.tenant_id = $2`, id, who).Scan(&src, &database, &schema, &w.asked, &w.tries)
+	if err != nil {
+		return nil, err
+	}
+	if database == nil || schema == nil {
+		return nil, fault.New(fault.Conflict, "no_way_back", "tenant %s was moved before its changes were captured: it cannot go back", who)
+	}
+	w.Database, w.Schema = *database, *schema
+	if w.blue, err = m.dbs.Pool(ctx, w.Database); err != nil {
+		return nil, err
+	}
+	shapes, err := m.shapesOf(ctx, w.blue, []Move{w.Move})
+	if err != nil {
+		return nil, err
+	}
+	if w.layout, err = m.layoutFor(ctx, src, w.blue, w.Schema, shapes[w.Schema]); err != nil {
+		return nil, err
+	}
+	return w, w.prepare(ctx, control)
+}
+
+// prepare makes a target of every table, and reads the order of green's columns.
+func (w *wayBack) prepare(ctx context.Context, control *citus.Pool) error {
+	w.tables, w.targets, w.columns = map[string]convert.Table{}, map[string]change.Target{}, map[string][]string{}
+	for _, t := range w.layout.Tables {
+		to := change.Target{Schema: w.Schema, Table: t.Name, Key: t.Key, Tenant: w.Tenant, HasTenant: t.HasTenantColumn}
+		for _, c := range t.Columns {
+			to.Columns = append(to.Columns, change.Column{Name: c.Name, Type: catalog.FromSelf(c.BlueType, w.Schema)})
+		}
+		w.tables[t.Name], w.targets[t.Name] = t, to
+	}
+	rows, err := control.Query(ctx, `SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum) FROM pg_class c
+		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p') GROUP BY c.relname`, w.layout.GreenSchema)
+	if err != nil {
+		return err
+	}
+	var (
+		table   string
+		columns []string
+	)
+	_, err = pgx.ForEachRow(rows, []any{&table, &columns}, func() error { w.columns[table] = slices.Clone(columns); return nil })
+	return err
+}
+
+// captured is one change that green has written down.
+type captured struct {
+	generation, id int64
+	table, op      string
+	old, new       *string
+}
+
+// pass brings some changes to blue and deletes them in green, and returns how many it found.
+// The keys of the rows that it changes are added to touched.
+func (m *Mover) pass(ctx context.Context, w *wayBack, touched *touchedKeys) (int, error) {
+	var (
+		version          int64
+		generations, ids []int64
+	)
+	err := w.blue.QueryRow(ctx, `SELECT version, generations, ids FROM coditect.reversed WHERE tenant_id = $1`, w.Tenant).Scan(&version, &generations, &ids)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return 0, fmt.Errorf("migration: position of %s: %w", w.Tenant, err)
+	}
+	// After the position: what is deleted in between moves the position on, and the pass is refused.
+	found, err := m.readCaptured(ctx, w.Tenant)
+	if err != nil || len(found) == 0 {
+		return 0, err
+	}
+	m.crash("changes read")
+	applied := map[[2]int64]bool{}
+	for i, g := range generations {
+		applied[[2]int64{g, ids[i]}] = true
+	}
+	var left []captured
+	for _, c := range found {
+		if !applied[[2]int64{c.generation, c.id}] {
+			left = append(left, c)
+		}
+	}
+	if len(left) > 0 {
+		if err := m.applyBack(ctx, w, version, found, left, touched); err != nil {
+			return 0, err
+		}
+		m.crash("changes applied in blue")
+	}
+	if err := m.deleteCaptured(ctx, w.Tenant, found); err != nil {
+		return 0, err
+	}
+	m.crash("changes deleted in green")
+	return len(found), nil
+}
+
+// readCaptured reads the first changes of a tenant, in an order that is right for each key.
+func (m *Mover) readCaptured(ctx context.Context, who tenant.ID) ([]captured, error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := control.Query(ctx, `SELECT generation, id, table_name, op::text, old, new FROM (
+			SELECT *, sum(coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0)) OVER (ORDER BY generation, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+			FROM (SELECT * FROM coditect.captured WHERE tenant_id = $1 ORDER BY generation, id LIMIT $2) y) x
+		WHERE coalesce(before, 0) < $3 ORDER BY generation, id`, who, passChanges, passBytes)
+	if err != nil {
+		return nil, fmt.Errorf("migration: read what %s has written in green: %w", who, err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c captured, err error) {
+		return c, row.Scan(&c.generation, &c.id, &c.table, &c.op, &c.old, &c.new)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("migration: read what %s has written in green: %w", who, err)
+	}
+	return out, nil
+}
+
+// deleteCaptured deletes changes that blue has.
+func (m *Mover) deleteCaptured(ctx context.Context, who tenant.ID, done []captured) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	byGeneration := map[int64][]int64{}
+	for _, c := range done {
+		byGeneration[c.generation] = append(byGeneration[c.generation], c.id)
+	}
+	for g, ids := range byGeneration {
+		if _, err := control.Exec(ctx, `DELETE FROM coditect.captured WHERE tenant_id = $1 AND generation = $2 AND id = ANY($3)`, who, g, ids); err != nil {
+			return fmt.Errorf("migration: delete what %s has written in green and blue has: %w", who, err)
+		}
+	}
+	return nil
+}
+
+// writeBlue begins a transaction that writes a fenced schema of blue. Blue is no Citus: all
+// settings in one message.
+func (m *Mover) writeBlue(ctx context.Context, w *wayBack, work func(tx pgx.Tx) error) error {
+	begin := `BEGIN; SET LOCAL lock_timeout = '10s'; SET LOCAL session_replication_role = 'replica'; ` + strings.Join(canonical, "; ")
+	err := pgx.BeginTxFunc(ctx, w.blue, pgx.TxOptions{BeginQuery: begin}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT coditect.enter_reverse($1, $2)`, w.Tenant, w.Token); err != nil {
+			return err
+		}
+		return work(tx)
+	})
+	switch citus.StateOf(err) {
+	case citus.StateOutdated:
+		return errOutdated
+	case "22003": // a number of green, where ids are 8 bytes wide
+		return fault.Wrap(err, fault.Conflict, "does_not_fit_back", "a value that was written in green does not fit into blue: %v", err)
+	}
+	return err
+}
+
+// enterBlue makes the token known in blue: no older one writes there from now on.
+func (m *Mover) enterBlue(ctx context.Context, w *wayBack) error {
+	return m.writeBlue(ctx, w, func(pgx.Tx) error { return nil })
+}
+
+// applyBack applies changes that blue does not have, and notes all that were found.
+func (m *Mover) applyBack(ctx context.Context, w *wayBack, version int64, found, left []captured, touched *touchedKeys) error {
+	byTable, err := w.changes(left)
+	if err != nil {
+		return err
+	}
+	generations, ids := make([]int64, len(found)), make([]int64, len(found))
+	for i, c := range found {
+		generations[i], ids[i] = c.generation, c.id
+	}
+	err = m.writeBlue(ctx, w, func(tx pgx.Tx) error {
+		var tag pgconn.CommandTag
+		tag, err := tx.Exec(ctx, `INSERT INTO coditect.reversed AS r (tenant_id, version, generations, ids) VALUES ($1, $2::bigint + 1, $3, $4)
+			ON CONFLICT (tenant_id) DO UPDATE SET version = excluded.version, generations = excluded.generations, ids = excluded.ids WHERE r.version = $2`,
+			w.Tenant, version, generations, ids)
+		if err := oneEach(tag.RowsAffected(), 1, err); err != nil {
+			return err
+		}
+		for _, t := range w.layout.Tables {
+			if err := change.Apply(ctx, tx, w.targets[t.Name], byTable[t.Name]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var wrong *change.Mismatch
+	if errors.As(err, &wrong) {
+		return fault.Wrap(err, fault.Conflict, "blue_differs", "the way back found another row in blue than green had: %v", wrong)
+	}
+	if err != nil {
+		return err
+	}
+	for name, changes := range byTable {
+		touched.add(w.targets[name], changes)
+	}
+	return nil
+}
+
+// changes reads captured rows, by table.
+func (w *wayBack) changes(all []captured) (map[string][]change.Change, error) {
+	out := map[string][]change.Change{}
+	for _, c := range all {
+		to, ok := w.targets[c.table]
+		if !ok {
+			return nil, fault.New(fault.Conflict, "schema_drift", "green has written to table %s, which blue does not have", c.table)
+		}
+		one := change.Change{Op: change.Op(c.op[0])}
+		keyed := c.old // an update that leaves the key alone has the new row only
+		if keyed == nil {
+			keyed = c.new
+		}
+		if c.new != nil {
+			row, err := w.cells(c.table, *c.new)
+			if err != nil {
+				return nil, err
+			}
+			one.Row = row
+		}
+		if one.Op != change.Insert {
+			row, err := w.cells(c.table, *keyed)
+			if err != nil {
+				return nil, err
+			}
+			one.Key = keyTexts(to, row)
+		}
+		out[c.table] = append(out[c.table], one)
+	}
+	return out, nil
+}
+
+// keyTexts are the texts of a row's key.
+func keyTexts(t change.Target, row []change.Cell) []string {
+	key := make([]string, len(t.Key))
+	for i, name := range t.Key {
+		key[i] = row[slices.IndexFunc(t.Columns, func(c change.Column) bool { return c.Name == name })].Text
+	}
+	return key
+}
+
+// cells reads a row's text, as green printed it, in the order of blue's columns.
+func (w *wayBack) cells(table, text string) ([]change.Cell, error) {
+	values, err := parseRow(text)
+	names := w.columns[table]
+	if err != nil || len(values) != len(names) {
+		return nil, fault.Wrap(err, fault.Conflict, "schema_drift", "table %s was changed in green after its rows had been written: %d columns, not %d", table, len(values), len(names))
+	}
+	to := w.targets[table]
+	out := make([]change.Cell, len(to.Columns))
+	for i, c := range to.Columns {
+		out[i] = values[slices.Index(names, c.Name)]
+	}
+	return out, nil
+}
+
+// parseRow reads the text form of a row: values in parentheses, separated by commas. Nothing
+// is NULL; in quotes, a quote is doubled or escaped by a backslash, as a backslash is.
+func parseRow(s string) ([]change.Cell, error) {
+	bad := errors.New("migration: not the text of a row")
+	if len(s) < 2 || s[0] != '(' || s[len(s)-1] != ')' {
+		return nil, bad
+	}
+	var out []change.Cell
+	for i := 1; ; i++ { // s[i] begins a value
+		cell := change.Cell{Null: s[i] == ',' || i == len(s)-1}
+		var b strings.Builder
+		quotes := false
+		for ; i < len(s); i++ {
+			c := s[i]
+			switch {
+			case c == '\\' && i+1 < len(s):
+				i++
+				b.WriteByte(s[i])
+			case c == '"' && quotes && i+1 < len(s) && s[i+1] == '"':
+				i++
+				b.WriteByte('"')
+			case c == '"':
+				quotes = !quotes
+			case !quotes && (c == ',' || i == len(s)-1):
+				goto end
+			default:
+				b.WriteByte(c)
+			}
+		}
+		return nil, bad
+	end:
+		cell.Text = b.String()
+		out = append(out, cell)
+		if i == len(s)-1 {
+			return out, nil
+		}
+	}
+}
+
+// touchedKeys are the keys of rows that passes have changed, by table.
+type touchedKeys struct {
+	byTable map[string]map[string]bool // the key's columns joined by NUL
+}
+
+func (k *touchedKeys) add(t change.Target, changes []change.Change) {
+	if k == nil {
+		return
+	}
+	for _, c := range changes {
+		if c.Op != change.Insert {
+			k.put(t.Table, c.Key)
+		}
+		if c.Op != change.Delete {
+			k.put(t.Table, keyTexts(t, c.Row))
+		}
+	}
+}
+
+func (k *touchedKeys) put(table string, key []string) {
+	if k.byTable[table] == nil {
+		k.byTable[table] = map[string]bool{}
+	}
+	k.byTable[table][strings.Join(key, "\x00")] = true
+}
+
+// reversePatience is how long a tenant whose changes cannot be brought back is left alone.
+const reversePatience = time.Minute
+
+// reverseSome brings back what tenants have written in green, for at most about budget. What
+// cannot be brought back is noted with the move, and tried again later.
+func (m *Mover) reverseSome(ctx context.Context, budget time.Duration) (n int, err error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return 0, err
+	}
+	rows, err := control.Query(ctx, `SELECT tenant_id FROM coditect.captured GROUP BY tenant_id LIMIT 1000`)
+	if err != nil {
+		return 0, fmt.Errorf("migration: who has written in green: %w", err)
+	}
+	written, err := pgx.CollectRows(rows, pgx.RowTo[tenant.ID])
+	if err != nil || len(written) == 0 {
+		return 0, err
+	}
+	rows, err = control.Query(ctx, `SELECT run_id, tenant_id FROM control.move WHERE tenant_id = ANY($1) AND state = 'green' AND back_by IS NULL
+		AND blue_schema IS NOT NULL AND NOT EXISTS (SELECT FROM control.archive a WHERE a.run_id = control.move.run_id AND a.tenant_id = control.move.tenant_id AND a.lease_until > clock_timestamp())
+		AND (reverse_after IS NULL OR reverse_after < clock_timestamp()) ORDER BY random()`, written)
+	if err != nil {
+		return 0, err
+	}
+	due, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (v Move, err error) { return v, row.Scan(&v.Run, &v.Tenant) })
+	if err != nil {
+		return 0, err
+	}
+	deadline := m.now().Add(budget)
+	for _, v := range due {
+		if m.now().After(deadline) {
+			break
+		}
+		ok, err := m.tryReverse(ctx, control, v)
+		if err != nil {
+			return n, err
+		}
+		if ok {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// tryReverse is Reverse, where what goes wrong is noted with the move and ends nothing else.
+func (m *Mover) tryReverse(ctx context.Context, control *citus.Pool, v Move) (ok bool, err error) {
+	if _, err = m.Reverse(ctx, v.Run, v.Tenant); err != nil {
+		_, err = control.Exec(ctx, `UPDATE control.move SET error = $3, reverse_after = clock_timestamp() + $4::interval WHERE run_id = $1 AND tenant_id = $2 AND state = 'green'`,
+			v.Run, v.Tenant, "changes do not come back to blue: "+messageOf(err), reversePatience)
+		return false, err
+	}
+	_, err = control.Exec(ctx, `UPDATE control.move SET error = NULL, reverse_after = NULL WHERE run_id = $1 AND tenant_id = $2 AND state = 'green' AND reverse_after IS NOT NULL`, v.Run, v.Tenant)
+	return true, err
+}
