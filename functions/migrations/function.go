@@ -1,5 +1,5 @@
 // Package migrations is the HTTP function with which operators move tenants from blue to
-// green: look before the start, start, watch, pause, resume, cancel, undo, finalise.
+// green: look before the start, start, watch, pause, resume, cancel, undo, roll back, finalise.
 //
 // The domain is shared/migration; here requests are decoded and answered. The work itself
 // is done by functions/migrationstep.
@@ -58,6 +58,7 @@ func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration,
 	register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run; one that has halted over its errors too", 200, fault.Conflict), f.resume)
 	register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
 	register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
+	register(e, op("rollbackMove", "POST", "/runs/{id}/tenants/{tenant}/rollback", auth.MigrationsWrite, "Bring one green tenant back to blue, with everything it has written since", 204, fault.Conflict), f.rollback)
 	register(e, op("finaliseMove", "POST", "/runs/{id}/tenants/{tenant}/finalise", auth.MigrationsWrite, "End a green tenant's way back: archive its blue schema, then drop it", 200, fault.Conflict, fault.Unavailable), f.finalise)
 	register(e, op("verifyTenant", "POST", "/tenants/{tenant}/verify", auth.MigrationsRead, "Compare what blue and green have of a tenant, wherever its move stands, for some seconds; the cursor goes on", 200, fault.Conflict), f.verify)
 	register(e, op("repairTenant", "POST", "/tenants/{tenant}/repair", auth.MigrationsWrite, "Make the rows that differ those of the tenant's home, for some seconds; the cursor goes on", 200, fault.Conflict), f.repair)
@@ -163,7 +164,7 @@ func (f api) cancel(ctx context.Context, p auth.Principal, in *RunInput) (*runOu
 	return changed(ctx, p, in, f.mover.Cancel)
 }
 
-func (f api) undo(ctx context.Context, p auth.Principal, in *undoInput) (*struct{}, error) {
+func (f api) undo(ctx context.Context, p auth.Principal, in *tenantInput) (*struct{}, error) {
 	if err := operatorsOnly(p); err != nil {
 		return nil, err
 	}
@@ -195,6 +196,13 @@ func (f api) repair(ctx context.Context, p auth.Principal, in *repairInput) (*ve
 	}
 	v, err := f.mover.Repair(ctx, in.Tenant, p.Subject, migration.VerifyOptions{Cursor: in.Cursor})
 	return &verifiedOutput{v}, err
+}
+
+func (f api) rollback(ctx context.Context, p auth.Principal, in *tenantInput) (*struct{}, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	return nil, f.mover.Rollback(ctx, in.ID, in.Tenant, p.Subject)
 }
 
 func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweptOutput, error) {

@@ -124,12 +124,19 @@ func TestAnOperatorMovesTenants(t *testing.T) {
 	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT tenant_id FROM control.move WHERE state = 'planned' ORDER BY 1 LIMIT 1`).Scan(&left))
 	w.Do(204, w.operator, "POST", "/runs/"+id+"/tenants/"+left.String()+"/undo", "")
 	w.Refused(404, "move_not_found", w.operator, "POST", "/runs/"+id+"/tenants/"+tenant.NewID().String()+"/undo", "")
+	w.Refused(409, "not_green", w.operator, "POST", "/runs/"+id+"/tenants/"+left.String()+"/rollback", "")
 	w.Do(200, w.operator, "POST", "/runs/"+id+"/resume", "")
 	w.step(100)
 	status, _ = w.Do(200, w.operator, "GET", "/runs/"+id, "")
 	require.Equal(t, "done", status["state"])
 	require.Equal(t, map[string]any{"green": 2.0, "blue": 1.0}, status["counts"])
 	w.Refused(409, "wrong_run_state", w.operator, "POST", "/runs/"+id+"/cancel", "")
+
+	var moved tenant.ID
+	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT tenant_id FROM control.move WHERE state = 'green' ORDER BY 1 LIMIT 1`).Scan(&moved))
+	w.Do(204, w.operator, "POST", "/runs/"+id+"/tenants/"+moved.String()+"/rollback", "")
+	status, _ = w.Do(200, w.operator, "GET", "/runs/"+id, "")
+	require.Equal(t, map[string]any{"green": 1.0, "blue": 2.0}, status["counts"])
 
 	again, _ := w.Do(201, w.operator, "POST", "/runs", fmt.Sprintf(`{"source":"platform","tenants":[%q]}`, left))
 	cancelled, _ := w.Do(200, w.operator, "POST", "/runs/"+again["id"].(string)+"/cancel", "")
@@ -222,7 +229,8 @@ func TestOnlyOperatorsMove(t *testing.T) {
 	tenantKey := w.key(auth.NewKey{Name: "tenant", Kind: auth.TenantKey, Tenant: own, Scopes: []string{auth.TenantsRead, auth.ProjectsWrite}})
 	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
 	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "GET /runs/" + id + "/events": "", "GET /runs/" + id + "/history": "", "POST /runs/" + id + "/pause": "",
-		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /tenants/" + own.String() + "/verify": "", "POST /tenants/" + own.String() + "/repair": "", "POST /sweep": ""}
+		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "",
+		"POST /runs/" + id + "/tenants/" + own.String() + "/rollback": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /tenants/" + own.String() + "/verify": "", "POST /tenants/" + own.String() + "/repair": "", "POST /sweep": ""}
 	for route, body := range routes {
 		var method, path string
 		_, err := fmt.Sscan(route, &method, &path)

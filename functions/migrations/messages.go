@@ -113,7 +113,7 @@ type historyOutput struct{ Body migration.History }
 
 type runOutput struct{ Body migration.Run }
 
-type undoInput struct {
+type tenantInput struct {
 	RunInput
 	Tenant tenant.ID `path:"tenant" format:"uuid"`
 }

@@ -213,6 +213,9 @@ func TestCommandsOverHTTP(t *testing.T) {
 		"bad-waves":     {"migrate start --source legacy --percent 101", map[string][]answer{"POST /migrations/runs": {{422, `{"status":422,"code":"invalid_field","detail":"percent must be at most 100","errors":[{"field":"percent","message":"must be at most 100"}]}`}}}},
 		"undo":          {"migrate undo " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/undo": {{204, ""}}}},
 		"undo-json":     {"migrate undo --json " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/undo": {{204, ""}}}},
+		"rollback":      {"migrate rollback " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/rollback": {{204, ""}}}},
+		"rollback-refused": {"migrate rollback " + run + " " + tenant, map[string][]answer{"POST " + runURL + "/tenants/" + tenant + "/rollback": {
+			{409, `{"status":409,"code":"not_green","detail":"the tenant's move is blue; only a tenant whose move is green can go back"}`}}}},
 		"tenants": {"tenants list --home blue", map[string][]answer{
 			"GET /tenants/tenants?home=blue&limit=100":              ok(`{"items":[` + organisationNamed("One", "blue") + `],"next_cursor":"n+1"}`),
 			"GET /tenants/tenants?cursor=n%2B1&home=blue&limit=100": ok(`{"items":[` + organisationNamed("Two\\u001b[31m, in red", "blue") + `]}`)}},
@@ -239,8 +242,8 @@ func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                                    "coditectl needs a command: archive, keys, migrate, preflight, repair, schema, source, tenants or verify",
 		"move":                                `coditectl has no command "move"; it must be archive, keys, migrate, preflight, repair, schema, source, tenants or verify`,
-		"migrate":                             "coditectl migrate needs a command: cancel, events, finalise, list, pause, plan, report, resume, start, status, undo or watch",
-		"migrate stop":                        `coditectl migrate has no command "stop"; it must be cancel, events, finalise, list, pause, plan, report, resume, start, status, undo or watch`,
+		"migrate":                             "coditectl migrate needs a command: cancel, events, finalise, list, pause, plan, report, resume, rollback, start, status, undo or watch",
+		"migrate stop":                        `coditectl migrate has no command "stop"; it must be cancel, events, finalise, list, pause, plan, report, resume, rollback, start, status, undo or watch`,
 		"migrate status":                      "coditectl migrate status needs RUN, the run's ID",
 		"migrate status x":                    `RUN must be a run's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is "x"`,
 		"migrate status " + run + " y":        `coditectl migrate status takes no argument "y"`,

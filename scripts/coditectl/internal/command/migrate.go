@@ -19,7 +19,7 @@ import (
 
 func (p *program) migrate() *cobra.Command {
 	c := &cobra.Command{Use: "migrate", Short: "Move tenants from blue to green", Args: cobra.ArbitraryArgs, RunE: group}
-	c.AddCommand(p.migratePlan(), p.migrateStart(), p.migrateStatus(), p.migrateEvents(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateFinalise(), p.migrateReport(),
+	c.AddCommand(p.migratePlan(), p.migrateStart(), p.migrateStatus(), p.migrateEvents(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateRollback(), p.migrateFinalise(), p.migrateReport(),
 		p.migrateResume(), p.change("pause", "Pause a run after the tenants that are moving at the moment"),
 		p.change("cancel", "End a run: green tenants stay green, the others stay blue"))
 	return c
@@ -183,22 +183,31 @@ func (p *program) migrateResume() *cobra.Command {
 }
 
 func (p *program) migrateUndo() *cobra.Command {
+	return p.ofTenant("undo", "Leave one tenant that is not green yet in blue", "Tenant %s stays in blue\n")
+}
+
+func (p *program) migrateRollback() *cobra.Command {
+	return p.ofTenant("rollback", "Bring one green tenant back to blue, with everything it has written since", "Tenant %s is back in blue\n")
+}
+
+// ofTenant is a command that ends one tenant's move in blue.
+func (p *program) ofTenant(name, short, done string) *cobra.Command {
 	return &cobra.Command{
-		Use: "undo RUN TENANT", Short: "Leave one tenant that is not green yet in blue", Args: args("RUN, the run's ID", "TENANT, the tenant's ID"),
+		Use: name + " RUN TENANT", Short: short, Args: args("RUN, the run's ID", "TENANT, the tenant's ID"),
 		RunE: func(c *cobra.Command, args []string) error {
 			api, id, err := p.ofRun(args[0])
 			if err != nil {
 				return err
 			}
-			who, err := tenant.ParseID(args[1])
+			who, err := tenantArg(args[1])
 			if err != nil {
-				return usage("TENANT must be a tenant's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is %q", args[1])
+				return err
 			}
-			if _, err := api.Do(c.Context(), http.MethodPost, "/migrations/runs/"+id.String()+"/tenants/"+who.String()+"/undo", nil, nil); err != nil {
+			if _, err := api.Do(c.Context(), http.MethodPost, "/migrations/runs/"+id.String()+"/tenants/"+who.String()+"/"+name, nil, nil); err != nil {
 				return err
 			}
 			result := map[string]string{"run": id.String(), "tenant": who.String(), "home": string(tenant.Blue)}
-			return p.print(result, func(w io.Writer) { fmt.Fprintf(w, "Tenant %s stays in blue\n", who) })
+			return p.print(result, func(w io.Writer) { fmt.Fprintf(w, done, who) })
 		},
 	}
 }
