@@ -33,6 +33,7 @@ var benchmarks = []benchmark{
 	{"migrate", "generated tenants moved and verified, against a pg_dump | psql loop, one raw COPY, and pgcopydb", migrateFlags},
 	{"door", "statements through the door and over HTTP, against pgbench with the same statements prepared", doorFlags},
 	{"pause", "write pause of each tenant while it is moved under load", pauseFlags},
+	{"apply", "changes brought from blue to green, against PostgreSQL's own logical replication of the same changes", applyFlags},
 	{"tenant-create", "time to make a blue tenant, directly and by signing up over HTTP", tenantCreateFlags},
 	{"schema-noop", "time to find that thousands of blue schemas are up to date, and to upgrade them all", schemaNoopFlags},
 	{"coldstart", "exec to first answered request of each function, and the size of its binary", coldstartFlags},
