@@ -43,21 +43,36 @@ type platform struct {
 	door        *citus.Door
 	admin       *citus.Databases
 
-	program string // the step function's
-	port    int
-	crashed string // a file that says that the step function has killed itself
-	mu      sync.Mutex
-	step    *child.Process
-	point   string
-	hold    string // not empty: wait at the point rather than die there
+	functions []*function
+	crashed   string // a file that says that a function has killed itself
+	mu        sync.Mutex
+	point     string
+	hold      string // not empty: wait at the point rather than die there
 }
+
+// function is the step function, or the one that receives changes.
+type function struct {
+	source, path string
+	program      string
+	port         int
+	running      *child.Process
+}
+
+func (f *function) url() string { return fmt.Sprintf("http://127.0.0.1:%d%s", f.port, f.path) }
 
 func start(t *testing.T) *platform {
 	t.Helper()
 	ctx := t.Context()
-	p := &platform{t: t, program: filepath.Join(t.TempDir(), "migrationstep"), crashed: filepath.Join(t.TempDir(), "crashed")}
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", p.program, "./cmd").CombinedOutput()
-	require.NoError(t, err, string(out))
+	p := &platform{t: t, crashed: filepath.Join(t.TempDir(), "crashed"), functions: []*function{{source: "./cmd", path: "/step"}, {source: "../replication/cmd", path: "/receive"}}}
+	for i, f := range p.functions {
+		f.program = filepath.Join(t.TempDir(), strconv.Itoa(i))
+		out, err := exec.CommandContext(ctx, "go", "build", "-o", f.program, f.source).CombinedOutput()
+		require.NoError(t, err, string(out))
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		f.port = l.Addr().(*net.TCPAddr).Port
+		require.NoError(t, l.Close())
+	}
 	for _, s := range []**localpg.Server{&p.blue, &p.green} {
 		server, err := localpg.Start(ctx, localpg.Options{}) // durable: it will be killed
 		require.NoError(t, err)
@@ -65,17 +80,18 @@ func start(t *testing.T) *platform {
 		t.Cleanup(func() { _ = server.Kill(); _ = server.Remove() })
 	}
 	green, blue := p.green.DSN("postgres", "postgres"), p.blue.DSN("postgres", "postgres")
-	_, err = schema.ApplyGreen(ctx, green)
+	_, err := schema.ApplyGreen(ctx, green)
 	require.NoError(t, err)
 	_, err = schema.ApplyHome(ctx, schema.Database{DSN: blue, Name: citus.BlueDatabase, Kind: tenant.Blue})
 	require.NoError(t, err)
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	p.port = l.Addr().(*net.TCPAddr).Port
-	require.NoError(t, l.Close())
 	p.tasks = tasktest.Start(t)
-	p.queue = p.tasks.Open(p.url())
+	queue := p.tasks.Config(p.url())
+	queue.ReceiveURL, queue.ReceiveAudience = p.functions[1].url(), tasktest.Audience
+	p.queue, err = taskqueue.Open(ctx, queue)
+	require.NoError(t, err)
+	require.NoError(t, p.queue.EnsureQueue(ctx, 8))
+	t.Cleanup(func() { _ = p.queue.Close() })
 
 	open := func(role string) *citus.Databases {
 		dbs, err := citus.Open(ctx, citus.Config{Green: p.green.DSN("postgres", role), Blue: p.blue.DSN("postgres", role), MaxConns: 8, ReroutePatience: 60 * time.Second})
@@ -91,38 +107,40 @@ func start(t *testing.T) *platform {
 	return p
 }
 
-func (p *platform) url() string { return fmt.Sprintf("http://127.0.0.1:%d/step", p.port) }
+func (p *platform) url() string { return p.functions[0].url() }
 
-// serve runs the step function and starts it again whenever it dies, as Cloud Run does.
-// The first one kills itself at the point.
+// serve runs the functions and starts them again whenever they die, as Cloud Run does.
+// The first one that comes to the point kills itself there.
 func (p *platform) serve(point string) {
 	p.point = point
 	ctx, cancel := context.WithCancel(p.t.Context())
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for ctx.Err() == nil {
-			proc, err := p.startStep()
-			if err != nil {
-				p.t.Errorf("start the step function: %v", err)
-				return
+	var stopped sync.WaitGroup
+	for _, f := range p.functions {
+		stopped.Go(func() {
+			for ctx.Err() == nil {
+				proc, err := p.startFunction(f)
+				if err != nil {
+					p.t.Errorf("start a function: %v", err)
+					return
+				}
+				select {
+				case <-proc.Done():
+				case <-ctx.Done():
+					_ = proc.KillGroup()
+					<-proc.Done()
+				}
 			}
-			select {
-			case <-proc.Done():
-			case <-ctx.Done():
-				_ = proc.KillGroup()
-				<-proc.Done()
-			}
-		}
-	}()
-	p.t.Cleanup(func() { cancel(); <-stopped })
+		})
+	}
+	p.t.Cleanup(func() { cancel(); stopped.Wait() })
 }
 
-func (p *platform) startStep() (*child.Process, error) {
-	cmd := exec.Command(p.program)
-	cmd.Env = append(os.Environ(), "HOST=127.0.0.1", "PORT="+strconv.Itoa(p.port),
+func (p *platform) startFunction(f *function) (*child.Process, error) {
+	cmd := exec.Command(f.program)
+	cmd.Env = append(os.Environ(), "HOST=127.0.0.1", "PORT="+strconv.Itoa(f.port),
 		"CODITECT_GREEN_DSN="+p.green.DSN("postgres", "coditect_migrator"), "CODITECT_BLUE_DSN="+p.blue.DSN("postgres", "coditect_migrator"),
 		"CODITECT_TASKS_EMULATOR="+p.tasks.Addr, "CODITECT_TASKS_QUEUE="+tasktest.QueueName, "CODITECT_STEP_URL="+p.url(),
+		"CODITECT_RECEIVE_URL="+p.functions[1].url(), "CODITECT_RECEIVE_AUDIENCE="+tasktest.Audience,
 		"CODITECT_TASKS_SERVICE_ACCOUNT="+tasktest.Caller, "CODITECT_TASKS_AUDIENCE="+tasktest.Audience,
 		"CODITECT_IDENTITY_ISSUER="+p.tasks.Issuer, "CODITECT_IDENTITY_AUDIENCE="+tasktest.Audience, "CODITECT_IDENTITY_CALLERS="+tasktest.Caller,
 		"CODITECT_GROUP_TENANTS=2", "CODITECT_BATCH_LEASE=1s", "CODITECT_CRASH_POINT="+p.point, "CODITECT_CRASH_ONCE="+p.crashed,
@@ -130,16 +148,21 @@ func (p *platform) startStep() (*child.Process, error) {
 	proc, err := child.Start(cmd, syscall.SIGKILL)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.step = proc
+	f.running = proc
 	return proc, err
 }
 
 // killStep is kill -9 of the step function; serve starts another one.
-func (p *platform) killStep() {
+func (p *platform) killStep() { p.killFunction(p.functions[0]) }
+
+// killReceiver is the same of the function that receives changes.
+func (p *platform) killReceiver() { p.killFunction(p.functions[1]) }
+
+func (p *platform) killFunction(f *function) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.step != nil {
-		_ = p.step.KillGroup()
+	if f.running != nil {
+		_ = f.running.KillGroup()
 	}
 }
 
@@ -310,6 +333,27 @@ func TestStepIsKilledAnywhere(t *testing.T) {
 			s := p.sweepUntilDone(p.run(ids), nil)
 			require.FileExists(t, p.crashed, "the step was not killed")
 			require.Equal(t, migration.Counts{migration.Green: 4}, s.Counts, "%+v", s.Failed)
+			j.check()
+		})
+	}
+}
+
+// The same for tenants that move online; at "spooled" it is the receiver that dies.
+func TestFunctionsAreKilledWhileTenantsMoveOnline(t *testing.T) {
+	p := start(t)
+	t.Setenv("CODITECT_AHEAD_MAX", "-1")
+	for _, point := range []string{"lane joined", "chunk copied", "spooled", "changes applied", "fence recorded", "verified", "flipped"} {
+		t.Run(point, func(t *testing.T) {
+			whole := p.t
+			p.t = t
+			t.Cleanup(func() { p.t = whole })
+			require.NoError(t, os.RemoveAll(p.crashed))
+			ids := p.tenants(2)
+			j := p.write(ids)
+			p.serve(point)
+			s := p.sweepUntilDone(p.run(ids), nil)
+			require.FileExists(t, p.crashed, "no function was killed")
+			require.Equal(t, migration.Counts{migration.Green: 2}, s.Counts, "%+v", s.Failed)
 			j.check()
 		})
 	}

@@ -26,7 +26,7 @@ func TestSoakMoves(t *testing.T) {
 	t.Logf("SOAK_SEED=%d SOAK_MINUTES=%g", seed, minutes)
 	dice := rand.New(rand.NewPCG(seed, 0))
 	p := start(t)
-	t.Setenv("CODITECT_AHEAD_MAX", "200000") // about half of the tenants are copied under the fence
+	t.Setenv("CODITECT_AHEAD_MAX", "200000") // about half of the tenants move online
 	p.serve("")
 	end := time.Now().Add(time.Duration(minutes * float64(time.Minute)))
 	for round := 0; round == 0 || time.Now().Before(end); round++ {
@@ -35,7 +35,7 @@ func TestSoakMoves(t *testing.T) {
 			p.fill(id, dice.IntN(3)*dice.IntN(2000))
 		}
 		j := p.write(ids)
-		kills := []func(){p.killStep, p.killQueue, p.killBlue, p.killGreen}
+		kills := []func(){p.killStep, p.killReceiver, p.killQueue, p.killBlue, p.killGreen}
 		next := time.Now()
 		s := p.sweepUntilDone(p.run(ids), func(migration.Status) {
 			if time.Now().After(next) {

@@ -90,5 +90,5 @@ func open(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	who := auth.KeysOr{Keys: auth.NewKeys(dbs), Other: machines}
-	return New(migration.New(dbs, queue, cfg.Migration), who, cfg.Queue.StepDeadline, edge.Config{}), nil
+	return New(migration.New(dbs, queue, cfg.Migration, migration.CrashPoints()...), who, cfg.Queue.StepDeadline, edge.Config{}), nil
 }

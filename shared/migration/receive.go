@@ -33,7 +33,7 @@ func (m *Mover) Receive(ctx context.Context, t ReceiveTask) (stream.Received, er
 		return stream.Received{}, err
 	}
 	var open bool
-	err = control.QueryRow(ctx, `UPDATE control.lane SET step = step + 1, enqueued_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND step = $3 RETURNING open`,
+	err = control.QueryRow(ctx, `UPDATE control.lane SET step = step + 1 WHERE database_name = $1 AND number = $2 AND step = $3 RETURNING open`,
 		t.Database, t.Lane, t.Step).Scan(&open)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return stream.Received{}, nil // another call has this step, or it is an old one
@@ -65,8 +65,8 @@ func (m *Mover) wakeReceiver(ctx context.Context, l stream.Lane) error {
 		return err
 	}
 	t := ReceiveTask{Database: l.Database, Lane: l.Number}
-	err = control.QueryRow(ctx, `UPDATE control.lane SET step = step + 1, enqueued_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND open
-		AND coalesce(run_until, '-infinity') < clock_timestamp() AND coalesce(enqueued_at, '-infinity') < clock_timestamp() - $3::interval RETURNING step`,
+	err = control.QueryRow(ctx, `UPDATE control.lane SET step = step + 1, woken_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND open
+		AND coalesce(heard_at, '-infinity') < clock_timestamp() - $3::interval AND coalesce(woken_at, '-infinity') < clock_timestamp() - $3::interval RETURNING step`,
 		l.Database, l.Number, wakePatience).Scan(&t.Step)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
@@ -77,7 +77,8 @@ func (m *Mover) wakeReceiver(ctx context.Context, l stream.Lane) error {
 	return m.enqueueReceive(ctx, t, time.Time{})
 }
 
-// wakePatience is how long a task that was enqueued may take to come.
+// wakePatience is how long nobody may have been heard of a receiver, and how long a task that was
+// enqueued may take to come.
 const wakePatience = 3 * time.Second
 
 // sweepLanes does for the change stream what a crash has left undone: lanes that nobody

@@ -19,7 +19,7 @@ CREATE TABLE control.lane (
     wanted_at     timestamptz NOT NULL DEFAULT clock_timestamp(), -- when a move was last at work that needs it
     lost          text,                             -- why the last slot was given up
     step          bigint NOT NULL DEFAULT 0,        -- names the next task
-    enqueued_at   timestamptz,
+    woken_at      timestamptz,                      -- when somebody found nobody at work and had a receiver called
     PRIMARY KEY (database_name, number)
 );
 

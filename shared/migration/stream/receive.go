@@ -305,8 +305,12 @@ func (w *writer) write(ctx context.Context, events <-chan event) error {
 			if err := w.flush(ctx); err != nil {
 				return err
 			}
-			if e, ok = w.await(events); !ok && w.to != w.at.Spooled {
-				continue // what has only moved the position is committed now
+			var late bool
+			if e, ok, late = w.await(events); late {
+				if err := w.beat(ctx); err != nil {
+					return err
+				}
+				continue
 			}
 		}
 		if !ok {
@@ -332,21 +336,36 @@ func next(events <-chan event) (e event, ok, waiting bool) {
 	}
 }
 
-// await waits for an event; while a position is to be committed, not for long. The reader closes
-// the channel at the latest when its context ends.
-func (w *writer) await(events <-chan event) (e event, ok bool) {
-	if w.to == w.at.Spooled {
-		e, ok = <-events
-		return e, ok
+// await waits for an event, but not for long: late says that none came. The reader closes the
+// channel at the latest when its context ends.
+func (w *writer) await(events <-chan event) (e event, ok, late bool) {
+	patience := Heartbeat
+	if w.to != w.at.Spooled {
+		patience = quietFor
 	}
-	t := time.NewTimer(quietFor)
+	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
 	case e, ok = <-events:
-		return e, ok
+		return e, ok, false
 	case <-t.C:
-		return e, false
+		return e, false, true
 	}
+}
+
+// Heartbeat is how often a receiver at work says so: Position.Heard.
+const Heartbeat = time.Second
+
+// beat says that the receiver is at work although blue sends nothing.
+func (w *writer) beat(ctx context.Context) error {
+	if w.to != w.at.Spooled {
+		return nil // the position is committed next
+	}
+	if _, err := w.control.Exec(ctx, `UPDATE control.lane SET heard_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND slot = $3`,
+		w.lane.Database, w.lane.Number, w.at.Slot); err != nil {
+		return fmt.Errorf("stream: heartbeat of lane %d of %s: %w", w.lane.Number, w.lane.Database, err)
+	}
+	return nil
 }
 
 func (w *writer) take(e event) {

@@ -1,26 +1,24 @@
-package migrationstep
+package migration
 
 import (
 	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/coditect/platform/shared/migration"
 )
 
-// crashPoints makes the process kill itself at the point that CODITECT_CRASH_POINT names,
+// CrashPoints are options that make the process kill itself at the point that CODITECT_CRASH_POINT names,
 // once: the file CODITECT_CRASH_ONCE remembers it. With CODITECT_CRASH_HOLD it lives, and waits
 // there until the file is gone: somebody else is to be killed at that point. The crash tests
 // set these; nothing else does.
-func crashPoints() []migration.Option {
+func CrashPoints() []Option {
 	point, once := os.Getenv("CODITECT_CRASH_POINT"), os.Getenv("CODITECT_CRASH_ONCE")
 	if point == "" || once == "" {
 		return nil
 	}
 	hold := os.Getenv("CODITECT_CRASH_HOLD") != ""
 	var held atomic.Bool
-	return []migration.Option{migration.WithCrashPoints(func(at string) {
+	return []Option{WithCrashPoints(func(at string) {
 		if at != point || hold && held.Swap(true) {
 			return
 		}
