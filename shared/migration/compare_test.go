@@ -2,6 +2,7 @@ package migration_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,7 +58,7 @@ func TestVerifyFollowsTheMove(t *testing.T) {
 		run := start(t, w, ids, 10)
 		w.drain(t)
 		v, _ := verified(t, w.Mover, who, migration.VerifyOptions{})
-		require.Equal(t, migration.Verification{Tenant: who, Home: tenant.Green, State: migration.Green, Expect: migration.AsMoved, Progress: 1, BlueRows: 4, GreenRows: 4, Differences: []migration.Difference{}}, v)
+		require.Equal(t, migration.Verification{Tenant: who, Home: tenant.Green, State: migration.Green, Expect: migration.InStep, Progress: 1, BlueRows: 4, GreenRows: 4, Differences: []migration.Difference{}}, v)
 
 		// Written in green since: an update, an insert, a delete.
 		var updated, deleted string
@@ -71,13 +72,25 @@ func TestVerifyFollowsTheMove(t *testing.T) {
 			_, err := tx.Exec(t.Context(), `DELETE FROM project WHERE tenant_id = $1 AND id = $2`, who, deleted)
 			return err
 		}))
-		added, err := addProject(t.Context(), w.Door, who, "added")
+		_, err := addProject(t.Context(), w.Door, who, "added")
 		require.NoError(t, err)
+		v, _ = verified(t, w.Mover, who, migration.VerifyOptions{})
+		require.Empty(t, v.Differences, "they came to blue while they were looked at again")
+		require.EqualValues(t, 3, v.Pending)
+
+		// Somebody gets past the fence in blue: an update, a delete, an insert.
+		var kept, added string
+		execSQL(t, w.BlueAdmin, strings.ReplaceAll(`SET coditect.mover = 'on'; SET session_replication_role = 'replica'; ALTER TABLE SCHEMA.project DISABLE TRIGGER coditect_fence;
+			UPDATE SCHEMA.project SET name = 'old', version = 1 WHERE name = 'new'; DELETE FROM SCHEMA.project WHERE name = 'added';
+			INSERT INTO SCHEMA.project (tenant_id, id, name, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), 'blue', now(), now() FROM SCHEMA.project LIMIT 1;
+			ALTER TABLE SCHEMA.project ENABLE ALWAYS TRIGGER coditect_fence`, "SCHEMA", blueSchema(who)))
+		require.NoError(t, w.Blue(t).QueryRow(t.Context(), `SELECT id::text FROM `+blueSchema(who)+`.project WHERE name = 'blue'`).Scan(&added))
+		require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT id::text FROM app.project WHERE tenant_id = $1 AND name = 'added'`, who).Scan(&kept))
 		v, _ = verified(t, w.Mover, who, migration.VerifyOptions{})
 		require.ElementsMatch(t, []migration.Difference{
 			{Table: "project", Key: map[string]string{"id": updated}, Where: "both", Columns: []string{"name", "version"}},
-			{Table: "project", Key: map[string]string{"id": deleted}, Where: "blue"},
-			{Table: "project", Key: map[string]string{"id": added.String()}, Where: "green"},
+			{Table: "project", Key: map[string]string{"id": kept}, Where: "green"},
+			{Table: "project", Key: map[string]string{"id": added}, Where: "blue"},
 		}, v.Differences)
 		v, _ = verified(t, w.Mover, who, migration.VerifyOptions{Values: true})
 		for _, d := range v.Differences {
@@ -119,7 +132,7 @@ func TestVerifyGoesOn(t *testing.T) {
 		whole, calls := verified(t, w.Mover, id, migration.VerifyOptions{})
 		require.Equal(t, 1, calls)
 		require.Equal(t, whole.BlueRows, whole.GreenRows)
-		execSQL(t, w.GreenAdmin, fmt.Sprintf(`DELETE FROM legacy.work_event WHERE tenant_id = '%s' AND id %% 5 = 0; UPDATE legacy.work_event SET note = 'x' WHERE tenant_id = '%s' AND id %% 5 = 1`, id, id))
+		execSQL(t, w.GreenAdmin, fmt.Sprintf(`DELETE FROM coditect.write_gate; DELETE FROM legacy.work_event WHERE tenant_id = '%s' AND id %% 5 = 0; UPDATE legacy.work_event SET note = 'x' WHERE tenant_id = '%s' AND id %% 5 = 1`, id, id))
 
 		cfg := quick
 		cfg.StepBudget, cfg.CompareRows = time.Nanosecond, 8
