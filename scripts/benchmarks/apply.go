@@ -115,9 +115,9 @@ func (o *apply) change(ctx context.Context, b *bench, blue *pgx.Conn, schema str
 			INSERT INTO %[2]s.task (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at)
 				SELECT '%[3]s', gen_random_uuid(), '%[3]s', 'New ' || i, repeat(md5(j::text), 8), 'todo', 0, now(), now() FROM generate_series(1, %[4]d) j;
 			k := gen_random_uuid();
-			UPDATE %[2]s.task SET title = title || '.', version = version + 1 WHERE id IN (SELECT id FROM %[2]s.task WHERE id > k ORDER BY id LIMIT %[4]d);
+			UPDATE %[2]s.task SET title = title || '.', version = version + 1 WHERE tenant_id = '%[3]s' AND id IN (SELECT id FROM %[2]s.task WHERE tenant_id = '%[3]s' AND id > k ORDER BY id LIMIT %[4]d);
 			k := gen_random_uuid();
-			DELETE FROM %[2]s.task WHERE id IN (SELECT id FROM %[2]s.task WHERE id > k ORDER BY id LIMIT %[5]d);
+			DELETE FROM %[2]s.task WHERE tenant_id = '%[3]s' AND id IN (SELECT id FROM %[2]s.task WHERE tenant_id = '%[3]s' AND id > k ORDER BY id LIMIT %[5]d);
 			COMMIT;
 		END LOOP; END $$`, o.changes/o.perCommit, schema, id, 2*n, n))
 	return err
