@@ -202,7 +202,7 @@ func TestForeignTenantsAreFinalised(t *testing.T) {
 var finalisePoints = []string{"finalise claimed", "finalise gate taken", "dump written", "finalised", "tables dropped", "last tables dropped"}
 
 func TestAFinalisationThatDies(t *testing.T) {
-	for _, point := range finalisePoints {
+	for _, point := range sample(2, finalisePoints) {
 		t.Run(point, func(t *testing.T) {
 			w := newWorld(t, citustest.New(t))
 			d := w.finalising(t)
@@ -248,7 +248,7 @@ func TestAFinalisationThatDies(t *testing.T) {
 // A finalisation sleeps at each point until another one has finished, and the schema was restored
 // where it was. Then it wakes up, and changes nothing.
 func TestAFinalisationThatWakesUp(t *testing.T) {
-	for _, point := range finalisePoints[:len(finalisePoints)-1] {
+	for _, point := range sample(2, finalisePoints[:len(finalisePoints)-1]) {
 		t.Run(point, func(t *testing.T) {
 			w := newWorld(t, citustest.New(t))
 			d := w.finalising(t)

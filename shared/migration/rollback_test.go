@@ -76,7 +76,7 @@ var backPoints = []string{"rollback recorded", "rollback claimed", "green again"
 // A rollback dies after each of its effects, and the sweep finishes it. The tenant is written
 // all the time.
 func TestARollbackDiesAnywhere(t *testing.T) {
-	for i, point := range backPoints {
+	for i, point := range sample(3, backPoints) {
 		t.Run(point, func(t *testing.T) {
 			env := citustest.New
 			if i%4 == 1 { // a sample of them
@@ -119,7 +119,7 @@ func fenceOf(t *testing.T, w *world, id tenant.ID) (what string) {
 // A rollback falls asleep, another one finishes, and the tenant moves on and is written: the
 // sleeper wakes and changes nothing.
 func TestAZombieRollbackIsHarmless(t *testing.T) {
-	for _, point := range []string{"rollback claimed", "changes read", "changes applied in blue", "compared", "fenced back", "gate shut", "proven", "flipped back"} {
+	for _, point := range sample(3, []string{"rollback claimed", "changes read", "changes applied in blue", "compared", "fenced back", "gate shut", "proven", "flipped back"}) {
 		for _, moved := range []bool{false, true} {
 			t.Run(fmt.Sprint(point, moved), func(t *testing.T) {
 				w, sleeper, asleep, wake := zombie(t, citustest.New(t), quick, point)
