@@ -75,7 +75,7 @@ func TestALargeTenantMovesWhileItIsUsed(t *testing.T) {
 			}
 		}))
 		run := start(t, w, []tenant.ID{id}, 1)
-		w.drain(t)
+		recoverByItself(t, w, run)
 		status := inspect(t, w, run)
 		require.Equal(t, migration.Counts{migration.Green: 1}, status.Counts, "%+v", status.Failed)
 		cancel()
