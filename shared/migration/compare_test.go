@@ -172,7 +172,7 @@ func TestVerifyLooksAgain(t *testing.T) {
 		require.NoError(t, err)
 	}
 	cfg := quick
-	cfg.Settle = 200 * time.Millisecond
+	cfg.Settle = 3 * time.Second // the rows come in between, on a slow machine too
 	m := migration.New(w.Migrator, w.Queue, cfg)
 	done := make(chan migration.Verification)
 	go func() {
