@@ -30,6 +30,10 @@ type writers struct {
 	count  atomic.Int64
 }
 
+// pace is the time between two rounds of a writer: without it, the writers of a test would
+// take both cores from what they are to test.
+const pace = 5 * time.Millisecond
+
 // writeOn starts two writers per tenant: each inserts a row, changes it, and then deletes some
 // and gives others a new key.
 func writeOn(t *testing.T, w *world, ids []tenant.ID) *writers {
@@ -41,8 +45,11 @@ func writeOn(t *testing.T, w *world, ids []tenant.ID) *writers {
 	for _, id := range ids {
 		for n := range 2 {
 			ws.group.Go(func() {
+				tick := time.NewTicker(pace)
+				defer tick.Stop()
 				for i := 0; ctx.Err() == nil; i++ {
 					ws.write(ctx, id, i, fmt.Sprintf("%d-%d", n, i))
+					<-tick.C
 				}
 			})
 		}
