@@ -7,6 +7,7 @@ package migrations
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration"
 	"github.com/coditect/platform/shared/migration/planner"
+	"github.com/coditect/platform/shared/tenant"
 )
 
 func init() { functions.HTTP("Migrations", Handler().ServeHTTP) }
@@ -40,6 +42,7 @@ func Handler() http.Handler {
 type api struct {
 	mover    *migration.Mover
 	patience time.Duration
+	log      *slog.Logger
 }
 
 // New returns the function around a mover and an authenticator. Patience is how
@@ -47,7 +50,10 @@ type api struct {
 func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration, cfg edge.Config) *edge.API {
 	cfg.Name, cfg.Version = "migrations", "1.0.0"
 	cfg.Description = "Moving tenants from a schema of their own into the shared tables."
-	e, f := edge.New(cfg, who), api{mover, patience}
+	if cfg.Logger == nil {
+		cfg.Logger = edge.Logger()
+	}
+	e, f := edge.New(cfg, who), api{mover, patience, cfg.Logger}
 	register(e, op("checkRun", "POST", "/preflight", auth.MigrationsRead, "Say who would move, when and for how long, and what would make the moves fail; changes nothing", 200), f.check)
 	register(e, op("startRun", "POST", "/runs", auth.MigrationsWrite, "Move tenants of one source, in batches", 201, fault.Conflict), f.start)
 	register(e, op("listRuns", "GET", "/runs", auth.MigrationsRead, "List the newest runs", 200), f.list)
@@ -57,6 +63,7 @@ func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration,
 	register(e, op("pauseRun", "POST", "/runs/{id}/pause", auth.MigrationsWrite, "Pause a run after the tenants that are moving at the moment", 200, fault.Conflict), f.pause)
 	register(e, op("resumeRun", "POST", "/runs/{id}/resume", auth.MigrationsWrite, "Go on with a paused run; one that has halted over its errors too", 200, fault.Conflict), f.resume)
 	register(e, op("cancelRun", "POST", "/runs/{id}/cancel", auth.MigrationsWrite, "End a run: green tenants stay green, the others stay blue", 200, fault.Conflict), f.cancel)
+	register(e, op("cutOverRun", "POST", "/runs/{id}/cutover", auth.MigrationsWrite, "Let tenants that a run holds in step with blue cut over", 200, fault.Conflict), f.cutover)
 	register(e, op("undoMove", "POST", "/runs/{id}/tenants/{tenant}/undo", auth.MigrationsWrite, "Leave one tenant that is not green yet in blue", 204, fault.Conflict), f.undo)
 	register(e, op("rollbackMove", "POST", "/runs/{id}/tenants/{tenant}/rollback", auth.MigrationsWrite, "Bring one green tenant back to blue, with everything it has written since", 204, fault.Conflict), f.rollback)
 	register(e, op("finaliseMove", "POST", "/runs/{id}/tenants/{tenant}/finalise", auth.MigrationsWrite, "End a green tenant's way back: archive its blue schema, then drop it", 200, fault.Conflict, fault.Unavailable), f.finalise)
@@ -139,6 +146,26 @@ func (f api) resume(ctx context.Context, p auth.Principal, in *resumeInput) (*ru
 	})
 }
 
+func (f api) cutover(ctx context.Context, p auth.Principal, in *cutoverInput) (*cutoverOutput, error) {
+	if err := operatorsOnly(p); err != nil {
+		return nil, err
+	}
+	var (
+		who   []tenant.ID
+		limit int
+		err   error
+	)
+	if in.Body != nil {
+		limit = in.Body.Limit
+		if who, err = tenantIDs("tenants", in.Body.Tenants); err != nil {
+			return nil, err
+		}
+	}
+	out := &cutoverOutput{}
+	out.Body.Tenants, err = f.mover.LetGo(ctx, in.ID, who, limit, p.Subject)
+	return out, err
+}
+
 func (f api) events(ctx context.Context, p auth.Principal, in *eventsInput) (*eventsOutput, error) {
 	if err := operatorsOnly(p); err != nil {
 		return nil, err
@@ -210,5 +237,12 @@ func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweptOu
 		return nil, err
 	}
 	s, err := f.mover.Sweep(ctx, f.patience)
+	for _, a := range s.Alarms {
+		message, level := "lag alarm", slog.LevelError
+		if a.Over {
+			message, level = "lag alarm over", slog.LevelInfo
+		}
+		f.log.LogAttrs(ctx, level, message, slog.Any("alarm", a))
+	}
 	return &sweptOutput{s}, err
 }

@@ -229,7 +229,7 @@ func TestOnlyOperatorsMove(t *testing.T) {
 	tenantKey := w.key(auth.NewKey{Name: "tenant", Kind: auth.TenantKey, Tenant: own, Scopes: []string{auth.TenantsRead, auth.ProjectsWrite}})
 	reader := w.key(auth.NewKey{Name: "reader", Kind: auth.Operator, Scopes: []string{auth.MigrationsRead}})
 	routes := map[string]string{"POST /preflight": `{"source":"platform"}`, "POST /runs": `{"source":"platform"}`, "GET /runs": "", "GET /runs/" + id: "", "GET /runs/" + id + "/events": "", "GET /runs/" + id + "/history": "", "POST /runs/" + id + "/pause": "",
-		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "",
+		"POST /runs/" + id + "/resume": "", "POST /runs/" + id + "/cutover": "", "POST /runs/" + id + "/cancel": "", "POST /runs/" + id + "/tenants/" + own.String() + "/undo": "",
 		"POST /runs/" + id + "/tenants/" + own.String() + "/rollback": "", "POST /runs/" + id + "/tenants/" + own.String() + "/finalise": "", "POST /tenants/" + own.String() + "/verify": "", "POST /tenants/" + own.String() + "/repair": "", "POST /sweep": ""}
 	for route, body := range routes {
 		var method, path string
@@ -242,6 +242,30 @@ func TestOnlyOperatorsMove(t *testing.T) {
 			w.Do(403, reader, method, path, body)
 		}
 	}
+}
+
+// A run that is held lets its tenants go when, and as far as, an operator says so.
+func TestAnOperatorHoldsARun(t *testing.T) {
+	w := newWorld(t)
+	ids := []tenant.ID{w.NewTenant(t, tenant.Blue), w.NewTenant(t, tenant.Blue), w.NewTenant(t, tenant.Blue)}
+	started, _ := w.Do(201, w.operator, "POST", "/runs", `{"source":"platform","hold":true}`)
+	cutover := "/runs/" + started["id"].(string) + "/cutover"
+	w.Refused(422, "invalid_field", w.operator, "POST", cutover, `{"limit":-1}`)
+	w.Refused(422, "invalid_field", w.operator, "POST", cutover, `{"tenants":["x"]}`)
+	w.Refused(409, "tenant_not_held", w.operator, "POST", cutover, fmt.Sprintf(`{"tenants":[%q]}`, tenant.NewID()))
+	w.Refused(404, "run_not_found", w.operator, "POST", "/runs/"+tenant.NewID().String()+"/cutover", "")
+	gone, _ := w.Do(200, w.operator, "POST", cutover, fmt.Sprintf(`{"tenants":[%q]}`, ids[1]))
+	require.EqualValues(t, 1, gone["tenants"])
+	gone, _ = w.Do(200, w.operator, "POST", cutover, `{"limit":1}`)
+	require.EqualValues(t, 1, gone["tenants"])
+	gone, _ = w.Do(200, w.operator, "POST", cutover, "")
+	require.EqualValues(t, 1, gone["tenants"])
+	w.Refused(409, "nobody_held", w.operator, "POST", cutover, "")
+
+	own := w.NewTenant(t, tenant.Blue)
+	w.mover = migration.New(w.Migrator, w, migration.Config{Lanes: -1})
+	w.Client = edgetest.New(t, migrations.New(w.mover, auth.NewKeys(w.Databases), 0, edge.Config{Logger: edge.NewLogger(io.Discard, nil)}))
+	w.Refused(409, "no_change_stream", w.operator, "POST", "/runs", fmt.Sprintf(`{"source":"platform","hold":true,"tenants":[%q]}`, own))
 }
 
 // An operator asks what would happen, lets it happen, and reads what was decided.

@@ -42,6 +42,7 @@ type planInput struct {
 		RowsPerSecond   int64     `json:"rows_per_second,omitempty" minimum:"1" maximum:"1000000000" doc:"Of all batches together, on average; absent: no bound"`
 		Hours           string    `json:"hours,omitempty" maxLength:"100" doc:"22:00-06:00@Europe/Berlin: outside of these hours no tenant's move begins or goes on, but for one whose writes wait already; absent: all hours"`
 		MaxErrors       *int64    `json:"max_errors,omitempty" minimum:"0" doc:"The run halts when the moves of more tenants than this have failed"`
+		Hold            bool      `json:"hold,omitempty" doc:"Copy every tenant and keep it in step with blue, but let none cut over until /runs/{id}/cutover says so"`
 		MaxErrorPercent *float64  `json:"max_error_percent,omitempty" minimum:"0" maximum:"100" doc:"The same as a share of the tenants in the waves begun; 5 by default where there are several waves and no budget is given"`
 	}
 }
@@ -54,7 +55,7 @@ func (in *planInput) plan(p auth.Principal) (plan migration.Plan, err error) {
 	plan = migration.Plan{Source: b.Source, BatchSize: b.BatchSize, MaxPause: time.Duration(b.MaxPauseMS) * time.Millisecond,
 		Rules: planner.Rules{NewSince: b.NewSince, Plans: b.Plans, Percent: b.Percent, MaxBytes: b.MaxBytes, MaxActivity: b.MaxActivity},
 		Waves: b.Waves, Soak: time.Duration(b.SoakSeconds) * time.Second, Concurrency: b.Concurrency, RowsPerSecond: b.RowsPerSecond,
-		Budget: planner.Budget{Errors: b.MaxErrors, Percent: b.MaxErrorPercent}, Actor: p.Subject}
+		Budget: planner.Budget{Errors: b.MaxErrors, Percent: b.MaxErrorPercent}, Hold: b.Hold, Actor: p.Subject}
 	if plan.Tenants, err = tenantIDs("tenants", b.Tenants); err != nil {
 		return plan, err
 	}
@@ -105,6 +106,20 @@ type listOutput struct {
 // RunInput is exported because huma does not look into unexported embedded structs.
 type RunInput struct {
 	ID uuid.UUID `path:"id" format:"uuid" doc:"The run's"`
+}
+
+type cutoverInput struct {
+	RunInput
+	Body *struct {
+		Tenants []string `json:"tenants,omitempty" minItems:"1" maxItems:"100000" doc:"Absent: every tenant that the run holds"`
+		Limit   int      `json:"limit,omitempty" minimum:"1" doc:"At most so many of them: those that are in step first, the smallest first"`
+	}
+}
+
+type cutoverOutput struct {
+	Body struct {
+		Tenants int `json:"tenants" doc:"How many were let go: each cuts over as soon as it can"`
+	}
 }
 
 type statusOutput struct{ Body migration.Status }

@@ -261,7 +261,7 @@ func (m *Mover) expectation(ctx context.Context, c *comparison) (Expectation, er
 	switch c.State {
 	case "", Planned, Blue:
 		return GreenEmpty, nil
-	case CatchingUp:
+	case CatchingUp, Following:
 		return InStep, nil
 	case Green:
 		follows, err := m.blueFollows(ctx, c.Tenant)
@@ -303,9 +303,9 @@ func (m *Mover) commonLayout(ctx context.Context, control *citus.Pool, c *compar
 		if !ok {
 			return fault.New(fault.Conflict, "schema_drift", "schema %s differs from green's tables: green has no table %s", c.Schema, t.Name)
 		}
-		t.Columns = slices.DeleteFunc(slices.Clone(t.Columns), func(column convert.Column) bool { return !slices.Contains(have, column.Name) })
+		t.Columns = slices.DeleteFunc(slices.Clone(t.Columns), func(column convert.Column) bool { return !have.has(column.Name) })
 		for _, k := range t.Key {
-			if !slices.Contains(have, k) {
+			if !have.has(k) {
 				return fault.New(fault.Conflict, "schema_drift", "schema %s differs from green's tables: table %s: green has no column %s", c.Schema, t.Name, k)
 			}
 		}

@@ -18,6 +18,8 @@ type LaneLag struct {
 	Seconds  float64 `json:"behind_seconds"` // since the last spooled commit; 0 when nothing is missing
 	Retained int64   `json:"retained_bytes"` // of WAL that blue keeps for the slot
 	Lost     string  `json:"lost,omitempty"` // why the last slot was given up
+
+	AlarmedAt *time.Time `json:"alarmed_at,omitempty"` // it is further behind than Config.LagAlarm allows, since
 }
 
 // TenantLag is how far a tenant that moves online is behind.
@@ -34,7 +36,7 @@ type TenantLag struct {
 // those that are furthest.
 func lags(ctx context.Context, db querier, run uuid.UUID, now time.Time) (lanes []LaneLag, tenants []TenantLag, err error) {
 	rows, err := db.Query(ctx, `SELECT database_name, number, greatest(wal_end - spooled, 0),
-			CASE WHEN wal_end > spooled THEN greatest(extract(epoch FROM clock_timestamp() - coalesce(last_commit, heard_at)), 0)::float8 ELSE 0 END, retained, coalesce(lost, '')
+			CASE WHEN wal_end > spooled THEN greatest(extract(epoch FROM clock_timestamp() - coalesce(last_commit, heard_at)), 0)::float8 ELSE 0 END, retained, coalesce(lost, ''), alarmed_at
 		FROM control.lane l WHERE open AND EXISTS (SELECT FROM control.streamed s WHERE s.database_name = l.database_name AND s.number = l.number AND s.run_id = $1)
 		ORDER BY 1, 2`, run)
 	if err != nil {

@@ -31,10 +31,18 @@ type layouts struct {
 
 func newLayouts() *layouts { return &layouts{byName: map[string]convert.Layout{}} }
 
+// fit says how far blue's tables and green's must agree.
+type fit bool
+
+const (
+	exactly  fit = false
+	expanded fit = true // green may have columns that blue lacks, where a row does without them
+)
+
 // layoutFor returns the layout of schemas of a shape, after making sure that green's
-// tables have exactly the columns that will be copied. A schema that has drifted
+// tables have the columns that will be copied. A schema that has drifted
 // from green is a fault that names what differs.
-func (m *Mover) layoutFor(ctx context.Context, src string, blue *citus.Pool, schema, shape string) (convert.Layout, error) {
+func (m *Mover) layoutFor(ctx context.Context, src string, blue *citus.Pool, schema, shape string, as fit) (convert.Layout, error) {
 	control, err := m.control(ctx)
 	if err != nil {
 		return convert.Layout{}, err
@@ -45,7 +53,7 @@ func (m *Mover) layoutFor(ctx context.Context, src string, blue *citus.Pool, sch
 	if err != nil {
 		return convert.Layout{}, fmt.Errorf("migration: source %s: %w", src, err)
 	}
-	key := src + "\x00" + shape + "\x00" + now
+	key := fmt.Sprint(src, "\x00", shape, "\x00", now, as)
 	m.layouts.mu.Lock()
 	l, ok := m.layouts.byName[key]
 	m.layouts.mu.Unlock()
@@ -63,7 +71,7 @@ func (m *Mover) layoutFor(ctx context.Context, src string, blue *citus.Pool, sch
 	if l, err = convert.LayoutOf(cat, schema, opts); err != nil {
 		return l, err
 	}
-	if err := sameColumns(ctx, control, l, schema); err != nil {
+	if err := sameColumns(ctx, control, l, schema, as); err != nil {
 		return l, err
 	}
 	m.layouts.mu.Lock()
@@ -100,7 +108,7 @@ func descriptionOf(ctx context.Context, control *citus.Pool, name string) (*sour
 
 // sameColumns compares the layout's columns with green's. A column that green lacks
 // could not be copied; one that only green has would be empty and nobody would notice.
-func sameColumns(ctx context.Context, control *citus.Pool, l convert.Layout, schema string) error {
+func sameColumns(ctx context.Context, control *citus.Pool, l convert.Layout, schema string, as fit) error {
 	green, err := greenTables(ctx, control, l.GreenSchema)
 	if err != nil {
 		return err
@@ -119,18 +127,21 @@ func sameColumns(ctx context.Context, control *citus.Pool, l convert.Layout, sch
 			}
 		}
 		for _, c := range want {
-			if !slices.Contains(have, c) {
+			if !have.has(c) {
 				wrong = append(wrong, fmt.Sprintf("table %s: green has no column %s", t.Name, c))
 			}
 		}
-		for _, c := range have {
-			if !slices.Contains(want, c) {
+		for i, c := range have.columns {
+			if !slices.Contains(want, c) && (as == exactly || have.needed[i]) {
 				wrong = append(wrong, fmt.Sprintf("table %s: column %s is missing", t.Name, c))
 			}
 		}
 		delete(green, t.Name)
 	}
 	for name := range green {
+		if as == expanded {
+			break
+		}
 		wrong = append(wrong, fmt.Sprintf("table %s is missing", name))
 	}
 	if len(wrong) > 0 {
@@ -140,20 +151,31 @@ func sameColumns(ctx context.Context, control *citus.Pool, l convert.Layout, sch
 	return nil
 }
 
+// greenTable is what green has of a table.
+type greenTable struct {
+	columns []string
+	needed  []bool // whether a row must bring the column
+}
+
+func (t greenTable) has(column string) bool { return slices.Contains(t.columns, column) }
+
 // greenTables lists the columns of green's tables.
-func greenTables(ctx context.Context, control *citus.Pool, schema string) (map[string][]string, error) {
-	rows, err := control.Query(ctx, `SELECT c.relname, array_agg(a.attname::text) FROM pg_class c
+func greenTables(ctx context.Context, control *citus.Pool, schema string) (map[string]greenTable, error) {
+	rows, err := control.Query(ctx, `SELECT c.relname, array_agg(a.attname::text), array_agg(a.attnotnull AND NOT a.atthasdef AND a.attidentity = '') FROM pg_class c
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p') GROUP BY c.relname`, schema)
 	if err != nil {
 		return nil, err
 	}
-	green := map[string][]string{}
+	green := map[string]greenTable{}
 	var (
-		table   string
-		columns []string
+		name string
+		t    greenTable
 	)
-	_, err = pgx.ForEachRow(rows, []any{&table, &columns}, func() error { green[table] = slices.Clone(columns); return nil })
+	_, err = pgx.ForEachRow(rows, []any{&name, &t.columns, &t.needed}, func() error {
+		green[name] = greenTable{slices.Clone(t.columns), slices.Clone(t.needed)}
+		return nil
+	})
 	return green, err
 }
 

@@ -36,7 +36,7 @@ func (s *step) allowed(ctx context.Context, run Run, open []Move) ([]Move, error
 // costsNoRows: what is left of the move is no copying, or its tenant may be fenced.
 func costsNoRows(v Move) bool {
 	if v.Online {
-		return v.State == CatchingUp || v.State == Fenced
+		return v.State == CatchingUp || v.State == Following || v.State == Fenced
 	}
 	return v.FenceUp
 }

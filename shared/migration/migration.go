@@ -62,6 +62,8 @@ type Config struct {
 
 	Lanes           int           `env:"CODITECT_LANES,default=1"`             // replication slots of each blue database: each decodes all of its WAL; -1: no tenant moves online
 	CutoverPatience time.Duration `env:"CODITECT_CUTOVER_PATIENCE,default=2s"` // how long a fenced tenant waits for its last changes before the fence is lifted again
+	LagAlarm        time.Duration `env:"CODITECT_LAG_ALARM,default=1m"`        // a change of a held tenant that is not in green after this is an alarm
+	SchemaCheck     time.Duration `env:"CODITECT_SCHEMA_CHECK,default=10s"`    // between two looks whether a held tenant's tables have changed
 	Stream          stream.Config
 	Limits          Limits
 }
@@ -109,6 +111,8 @@ func (c Config) withDefaults() Config {
 		c.Lanes = 1
 	}
 	def(&c.CutoverPatience, 2*time.Second)
+	def(&c.LagAlarm, time.Minute)
+	def(&c.SchemaCheck, 10*time.Second)
 	c.Stream = c.Stream.WithDefaults()
 	c.Limits = c.Limits.withDefaults()
 	return c
@@ -127,6 +131,7 @@ type Mover struct {
 	now     func() time.Time   // measures
 	clock   func() time.Time   // tells the time of day that plans are kept by
 	shapes  sync.Map           // of changes, by number
+	looked  sync.Map           // when a held tenant's tables were looked at, by tenant
 	crash   func(point string) // tests kill the process here
 }
 
@@ -198,6 +203,7 @@ type Move struct {
 	Error    *string
 	FenceUp  bool // a fence may be up in blue
 	Online   bool // it goes the online way
+	Hold     bool // it follows blue until it is let go
 
 	Schema   string // the tenant's blue schema
 	Database string // the database it is in

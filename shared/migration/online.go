@@ -36,7 +36,7 @@ type onlineMove struct {
 func (m *Mover) moveOnline(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, v Move, stop func() bool) (bool, error) {
 	o := &onlineMove{m: m, run: run, blue: blue, l: l, shape: shape, v: v, lane: m.laneOf(v), stop: stop}
 	err := o.work(ctx)
-	if fault.CodeOf(err) == rowLeftBehind {
+	if fault.CodeOf(err) == rowLeftBehind || o.v.Hold && schemasDiffer(err) {
 		err = o.startOver(ctx, messageOf(err))
 	}
 	return o.moved, err
@@ -60,9 +60,15 @@ func (o *onlineMove) work(ctx context.Context) error {
 			return err
 		}
 	}
+	if o.v.State == Following {
+		return o.follow(ctx)
+	}
 	if o.v.State == CatchingUp {
 		if near, err := o.catchUp(ctx); err != nil || !near {
 			return err
+		}
+		if o.v.Hold {
+			return o.advance(ctx, Following, CatchingUp)
 		}
 	}
 	return o.cutOver(ctx)
@@ -106,10 +112,16 @@ func (o *onlineMove) inLane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var joined bool
-	err = control.QueryRow(ctx, `SELECT joined AND slot = $2 FROM control.streamed WHERE tenant_id = $1`, o.v.Tenant, o.slot).Scan(&joined)
+	var (
+		joined bool
+		shape  *string
+	)
+	err = control.QueryRow(ctx, `SELECT joined AND slot = $2, shape FROM control.streamed WHERE tenant_id = $1`, o.v.Tenant, o.slot).Scan(&joined, &shape)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = nil
+	}
+	if err == nil && joined && o.v.Hold && shape != nil && *shape != o.shape {
+		return o.startOver(ctx, "the tables have changed: the tenant is copied again")
 	}
 	if err != nil || joined {
 		return err
@@ -195,7 +207,7 @@ func (o *onlineMove) join(ctx context.Context) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO control.applied (tenant_id, lsn, seq) VALUES ($1, 0, 0)`, o.v.Tenant); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `UPDATE control.streamed SET joined = true WHERE tenant_id = $1 AND slot = $2`, o.v.Tenant, o.slot)
+		_, err := tx.Exec(ctx, `UPDATE control.streamed SET joined = true, shape = $3 WHERE tenant_id = $1 AND slot = $2`, o.v.Tenant, o.slot, o.shape)
 		return err
 	}); err != nil {
 		return err

@@ -43,6 +43,10 @@ type Plan struct {
 	RowsPerSecond int64          `json:"rows_per_second"` // of all batches together; 0: no bound
 	Hours         planner.Hours  `json:"hours"`           // outside of them no tenant's move begins
 
+	// Hold: every tenant is copied the online way and then follows blue, for as long as it is
+	// held: Mover.LetGo has it cut over.
+	Hold bool `json:"hold,omitempty"`
+
 	Actor string `json:"-"` // who asks, for the audit trail
 }
 

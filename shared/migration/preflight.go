@@ -14,6 +14,7 @@ type Preflight struct {
 	Tenants  int                 `json:"tenants"`  // chosen by the rules, and looked at
 	LeftOut  int                 `json:"left_out"` // of these, refused by name
 	Bytes    int64               `json:"bytes"`    // estimated, of those that can be moved
+	Online   bool                `json:"online"`   // blue lets its changes be read, so tenants may move while they are written
 	Findings []preflight.Finding `json:"findings"`
 	Plan     *PlanReport         `json:"plan,omitempty"` // what a start would do; none when nobody can be moved
 }
@@ -80,6 +81,7 @@ func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, schedule, err
 	if in.Speed.Online, err = m.online(ctx, blue); err != nil {
 		return report, nil, err
 	}
+	report.Online = in.Speed.Online
 	if p.Source != platformSource {
 		if in.Source, err = descriptionOf(ctx, control, p.Source); err != nil {
 			return report, nil, err

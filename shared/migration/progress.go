@@ -60,7 +60,7 @@ type pace struct {
 func queuePace(b *pgx.Batch, id uuid.UUID, p *pace) {
 	p.left = map[int][]planner.Load{}
 	b.Queue(`SELECT b.wave, sum(m.planned_ms)::bigint, sum(m.planned_rows)::bigint FROM control.batch b JOIN control.move m ON m.run_id = b.run_id AND m.batch = b.number
-		WHERE b.run_id = $1 AND m.state IN ('planned', 'copying', 'catching_up', 'fenced') GROUP BY b.wave, b.number ORDER BY b.number`, id).
+		WHERE b.run_id = $1 AND m.state IN `+openStates+` GROUP BY b.wave, b.number ORDER BY b.number`, id).
 		Query(func(rows pgx.Rows) error {
 			var (
 				wave   int

@@ -111,7 +111,7 @@ func (m *Mover) wayBack(ctx context.Context, id uuid.UUID, who tenant.ID) (*wayB
 	if err != nil {
 		return nil, err
 	}
-	if w.layout, err = m.layoutFor(ctx, src, w.blue, w.Schema, shapes[w.Schema]); err != nil {
+	if w.layout, err = m.layoutFor(ctx, src, w.blue, w.Schema, shapes[w.Schema], exactly); err != nil {
 		return nil, err
 	}
 	return w, w.prepare(ctx, control)

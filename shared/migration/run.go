@@ -37,6 +37,9 @@ func (m *Mover) Start(ctx context.Context, p Plan) (Run, Preflight, error) {
 	if len(waves) == 0 {
 		return Run{}, report, nobodyMoves(p, report)
 	}
+	if p.Hold && !report.Online {
+		return Run{}, report, errNoStream()
+	}
 	run := Run{ID: uuid.Must(uuid.NewV7())}
 	var due []StepTask
 	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {

@@ -9,6 +9,7 @@ const (
 	Planned    State = "planned"     // nothing was changed yet
 	Copying    State = "copying"     // rows are copied while the tenant is written
 	CatchingUp State = "catching_up" // online way: changes since the copy are applied
+	Following  State = "following"   // online way: in step with blue, and held there until it is let go
 	Fenced     State = "fenced"      // blue takes no writes
 	Green      State = "green"       // the tenant lives in green
 	FencedBack State = "fenced_back" // green takes no writes, on the way back
@@ -17,20 +18,21 @@ const (
 )
 
 // States lists them in the order in which a move goes through them.
-var States = []State{Planned, Copying, CatchingUp, Fenced, Green, FencedBack, Blue, Finalised}
+var States = []State{Planned, Copying, CatchingUp, Following, Fenced, Green, FencedBack, Blue, Finalised}
 
 // transitions is the whole state machine; what is not here does not happen.
 var transitions = map[State][]State{
 	Planned:    {Copying, Fenced, Blue},
 	Copying:    {CatchingUp, Fenced, Planned, Blue},
-	CatchingUp: {Fenced, Planned, Blue},
+	CatchingUp: {Following, Fenced, Planned, Blue},
+	Following:  {CatchingUp, Planned, Blue},
 	Fenced:     {Green, CatchingUp, Planned, Blue},
 	Green:      {FencedBack, Finalised},
 	FencedBack: {Blue, Green},
 }
 
 // openStates are those of a move that is neither finished nor undone, as SQL.
-const openStates = `('planned', 'copying', 'catching_up', 'fenced')`
+const openStates = `('planned', 'copying', 'catching_up', 'following', 'fenced')`
 
 // Can reports whether a move may go from one state to another in one change.
 func (s State) Can(to State) bool {

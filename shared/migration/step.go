@@ -61,6 +61,9 @@ func (m *Mover) Step(ctx context.Context, t StepTask) error {
 	if !s.after.IsZero() {
 		after = s.after
 	}
+	if soon := m.now().Add(followEvery); s.follows && after.After(soon) {
+		after = soon
+	}
 	return m.enqueueNext(ctx, t, after)
 }
 
@@ -80,6 +83,7 @@ type step struct {
 	stop    func() bool
 	after   time.Time // the batch rests until then; zero: it need not
 	further bool      // a tenant's move got further without coming to its end
+	follows bool      // tenants of the batch follow blue: it comes back soon
 }
 
 // work moves groups until there is nothing left or the budget is used up.
@@ -106,6 +110,14 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 		if len(open) == 0 {
 			continue
 		}
+		following := only(open, func(v Move) bool { return v.State == Following })
+		if err := s.follow(ctx, run, following); err != nil {
+			return false, progress, err
+		}
+		if open = only(open, func(v Move) bool { return v.State != Following }); len(open) == 0 {
+			s.after = s.m.now().Add(followEvery) // what comes meanwhile is applied together
+			return false, progress, s.holdBatch(ctx)
+		}
 		allowed, err := s.allowed(ctx, run, open)
 		if err != nil || len(allowed) == 0 {
 			return false, progress, err
@@ -119,7 +131,7 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 		if err != nil {
 			return false, progress, err
 		}
-		if len(left) == len(open) && len(s.alone) == before && !s.further {
+		if left = only(left, func(v Move) bool { return v.State != Following }); len(left) == len(open) && len(s.alone) == before && !s.further {
 			return false, progress, nil // nothing moved: not now
 		}
 		progress = true
@@ -157,7 +169,7 @@ func (s *step) drop(ctx context.Context, run Run, open []Move) ([]Move, error) {
 			why = "the run was cancelled"
 		case v.FencedAt != nil && s.m.now().Sub(*v.FencedAt) > pauseLimit(run):
 			why = fmt.Sprintf("the tenant was fenced for longer than %v: writes go on in blue", pauseLimit(run))
-		case v.State != Fenced && v.Attempts >= s.m.cfg.MaxAttempts: // a fenced one is bounded by its pause
+		case v.State != Fenced && !v.Hold && v.Attempts >= s.m.cfg.MaxAttempts: // a fenced one is bounded by its pause; for one that is held nobody waits
 			why = fmt.Sprintf("given up after %d attempts", v.Attempts)
 			if v.Error != nil {
 				why += ": " + *v.Error
@@ -213,6 +225,9 @@ func (s *step) moveAlone(ctx context.Context, run Run, blue *citus.Pool, l conve
 			return err
 		}
 	}
+	if !online && v.Hold {
+		return errNoStream()
+	}
 	if !online {
 		return s.m.moveFenced(ctx, run, blue, l, shape, v, s.stop)
 	}
@@ -230,7 +245,11 @@ func (s *step) prepare(ctx context.Context, run Run, blue *citus.Pool, group []M
 		return convert.Layout{}, "", group, err
 	}
 	shape := shapes[group[0].Schema]
-	l, err := m.layoutFor(ctx, run.Source, blue, group[0].Schema, shape)
+	as := exactly
+	if group[0].Hold {
+		as = expanded
+	}
+	l, err := m.layoutFor(ctx, run.Source, blue, group[0].Schema, shape, as)
 	if err != nil {
 		return l, shape, group[:1], err
 	}
@@ -268,7 +287,7 @@ func (s *step) pick(open []Move) []Move {
 }
 
 // together: it may be moved together with others.
-func (c Config) together(v Move) bool { return c.ahead(v) && v.State != Fenced }
+func (c Config) together(v Move) bool { return c.ahead(v) && v.State != Fenced && !v.Hold && !v.Online }
 
 // suspect: it has failed so often that it must not take others with it.
 func (s *step) suspect(v Move) bool { return v.Attempts >= suspectAfter }
@@ -291,6 +310,8 @@ func (s *step) blame(ctx context.Context, group []Move, err error) error {
 		return err
 	case !isTenantsFault(err):
 		return err
+	case group[0].Hold && schemasDiffer(err):
+		return s.m.setError(ctx, group[0], messageOf(err)+"; the tenant stays in the stream and is copied again when both agree")
 	case len(group) == 1:
 		return ignoreOutdated(s.m.undo(ctx, group[0], "mover", messageOf(err)))
 	}

@@ -66,7 +66,7 @@ type querier interface {
 }
 
 const moveColumns = `m.run_id, m.tenant_id, m.batch, m.state, m.epoch, m.token, m.attempts, m.bytes, m.rows, m.fenced_at, m.green_at,
-	m.pause_us, m.error, m.fence_up, m.online, t.schema_name, t.database_name`
+	m.pause_us, m.error, m.fence_up, m.online, m.hold, t.schema_name, t.database_name`
 
 func scanMove(row pgx.CollectableRow) (Move, error) {
 	var (
@@ -74,7 +74,7 @@ func scanMove(row pgx.CollectableRow) (Move, error) {
 		pause *int64
 	)
 	err := row.Scan(&v.Run, &v.Tenant, &v.Batch, &v.State, &v.Epoch, &v.Token, &v.Attempts, &v.Bytes, &v.Rows, &v.FencedAt, &v.GreenAt,
-		&pause, &v.Error, &v.FenceUp, &v.Online, &v.Schema, &v.Database)
+		&pause, &v.Error, &v.FenceUp, &v.Online, &v.Hold, &v.Schema, &v.Database)
 	if pause != nil {
 		d := time.Duration(*pause) * time.Microsecond
 		v.Pause = &d

@@ -20,6 +20,8 @@ type Swept struct {
 	Finalised int `json:"finalised"` // tenants whose blue schema is archived and dropped now
 	Returned  int `json:"returned"`  // rollbacks that were finished
 	Reversed  int `json:"reversed"`  // tenants whose changes in green were brought back to blue
+
+	Alarms []LagAlarm `json:"alarms,omitempty"` // that have begun or ended
 }
 
 // wakeAtOnce is how many batches of a silent run a sweep enqueues: enough to get it
@@ -84,6 +86,9 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 		return out, err
 	}
 	if err := m.sweepLanes(ctx); err != nil {
+		return out, err
+	}
+	if out.Alarms, err = m.alarmLags(ctx); err != nil {
 		return out, err
 	}
 	if out.Reversed, err = m.reverseSome(ctx, m.cfg.StepBudget/2); err != nil {

@@ -29,7 +29,7 @@ func record(ctx context.Context, tx pgx.Tx, id uuid.UUID, p Plan, waves schedule
 		for _, b := range w.batches {
 			batches = append(batches, []any{id, len(batches) + 1, i + 1, false})
 			for _, c := range b {
-				moves = append(moves, []any{id, c.ID, len(batches), string(Planned), c.Epoch, c.bytes, c.work.Milliseconds(), c.rows})
+				moves = append(moves, []any{id, c.ID, len(batches), string(Planned), c.Epoch, c.bytes, c.work.Milliseconds(), c.rows, p.Hold})
 			}
 		}
 	}
@@ -40,7 +40,7 @@ func record(ctx context.Context, tx pgx.Tx, id uuid.UUID, p Plan, waves schedule
 	}{
 		{"wave", []string{"run_id", "number", "percent", "tenants", "begins_at", "ends_at"}, inWaves},
 		{"batch", []string{"run_id", "number", "wave", "admitted"}, batches},
-		{"move", []string{"run_id", "tenant_id", "batch", "state", "epoch", "bytes", "planned_ms", "planned_rows"}, moves},
+		{"move", []string{"run_id", "tenant_id", "batch", "state", "epoch", "bytes", "planned_ms", "planned_rows", "hold"}, moves},
 	} {
 		if _, err := tx.CopyFrom(ctx, pgx.Identifier{"control", t.name}, t.columns, pgx.CopyFromRows(t.rows)); err != nil {
 			return err
@@ -71,7 +71,7 @@ func (m *Mover) advance(ctx context.Context, id uuid.UUID) error {
 			return err
 		}
 		var open int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM control.batch WHERE run_id = $1 AND wave <= $2 AND NOT done`, id, run.Wave).Scan(&open); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM control.batch WHERE run_id = $1 AND wave <= $2 AND NOT done AND NOT held`, id, run.Wave).Scan(&open); err != nil {
 			return err
 		}
 		if open == 0 {
@@ -153,7 +153,7 @@ func (m *Mover) admit(ctx context.Context, tx pgx.Tx, id uuid.UUID) ([]StepTask,
 	rows, err := tx.Query(ctx, `UPDATE control.batch b SET admitted = true, step = step + 1, enqueued_at = clock_timestamp(), not_before = NULL
 		FROM (SELECT x.run_id, x.number FROM control.batch x JOIN control.run r ON r.id = x.run_id
 			WHERE r.id = $1 AND x.wave <= r.wave AND NOT x.admitted AND NOT x.done ORDER BY x.number
-			LIMIT (SELECT CASE WHEN r.concurrency > 0 THEN greatest(r.concurrency - (SELECT count(*) FROM control.batch y WHERE y.run_id = r.id AND y.admitted AND NOT y.done), 0) END
+			LIMIT (SELECT CASE WHEN r.concurrency > 0 THEN greatest(r.concurrency - (SELECT count(*) FROM control.batch y WHERE y.run_id = r.id AND y.admitted AND NOT y.done AND NOT y.held), 0) END
 				FROM control.run r WHERE r.id = $1)) next
 		WHERE b.run_id = next.run_id AND b.number = next.number RETURNING b.number, b.step`, id)
 	if err != nil {

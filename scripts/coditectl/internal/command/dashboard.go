@@ -145,7 +145,13 @@ func notices(s migration.Status, away string, now time.Time) []string {
 	case s.NextWaveAt != nil && s.NextWaveAt.After(now):
 		add(fmt.Sprintf("wave %d is done; the next one begins %s", s.Wave, day(s.NextWaveAt)), "")
 	}
+	if n := s.Counts[migration.Following]; n > 0 {
+		add(fmt.Sprintf("%s in step with blue, and held", count(n, "tenant")), "coditectl migrate cutover "+s.ID.String()+" lets them cut over")
+	}
 	for _, l := range s.Lanes {
+		if l.AlarmedAt != nil {
+			add(fmt.Sprintf("lane %d of database %s is behind since %s: %s, %.0f s", l.Lane, l.Database, day(l.AlarmedAt), size(l.Bytes), l.Seconds), "see that the replication function is called and that its database has room: coditectl migrate events "+s.ID.String())
+		}
 		if l.Lost != "" {
 			add(fmt.Sprintf("lane %d of database %s had lost its slot: %s", l.Lane, l.Database, l.Lost), "nothing; its tenants are copied again")
 		}
@@ -167,6 +173,7 @@ const maxTroubles = 8
 var actions = []struct{ part, do string }{
 	{"verification failed", "look with: coditectl verify TENANT; then move it again: coditectl migrate start --source SOURCE --tenant TENANT"},
 	{"schema was changed after the run was planned", "move it again, as it is now: coditectl migrate start --source SOURCE --tenant TENANT"},
+	{"copied again when both agree", "bring both to the same tables (README: schema changes while a run is held)"},
 	{"differs from green's tables", "bring its schema up to date, then: coditectl preflight --source SOURCE --tenant TENANT"},
 	{"holds its tables for longer", "end the tenant's long transaction; it is tried again by itself"},
 	{"was fenced for longer than", "it is too large for its pause: move it with a longer --max-pause, or when it is quiet"},
@@ -192,7 +199,7 @@ func nextAction(s migration.Status, f migration.Failure) string {
 }
 
 // stateOrder is that of a dashboard and a report.
-var stateOrder = []migration.State{migration.Green, migration.Finalised, migration.CatchingUp, migration.Copying, migration.Fenced, migration.FencedBack, migration.Planned, migration.Blue}
+var stateOrder = []migration.State{migration.Green, migration.Finalised, migration.Following, migration.CatchingUp, migration.Copying, migration.Fenced, migration.FencedBack, migration.Planned, migration.Blue}
 
 func states(c migration.Counts) string {
 	var out []string

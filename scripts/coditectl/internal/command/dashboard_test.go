@@ -64,8 +64,10 @@ func TestTheDashboardShowsTheRun(t *testing.T) {
 func TestTheDashboardSaysWhyNothingMoves(t *testing.T) {
 	b := &board{now: func() time.Time { return time.Date(2026, 11, 23, 11, 0, 0, 0, time.UTC) }}
 	for extra, want := range map[string]string{
-		`"state":"paused","halted":"3 errors"`:                             "! the run has halted: 3 errors\n  → look at the errors below; coditectl migrate resume 0190",
-		`"state":"paused"`:                                                 "! the run is paused\n  → coditectl migrate resume 0190",
+		`"state":"paused","halted":"3 errors"`:       "! the run has halted: 3 errors\n  → look at the errors below; coditectl migrate resume 0190",
+		`"state":"running","counts":{"following":2}`: "! 2 tenants in step with blue, and held\n  → coditectl migrate cutover 0190",
+		`"state":"running","lanes":[{"database":"legacy","lane":1,"behind_bytes":2000000,"behind_seconds":90,"alarmed_at":"2026-11-23T10:58:00Z"}]`: "! lane 1 of database legacy is behind since 2026-11-23 10:58 UTC: 2.0 MB, 90 s\n  → see that the replication",
+		`"state":"paused"`: "! the run is paused\n  → coditectl migrate resume 0190",
 		`"state":"running","waits_until":"2026-11-23T22:00:00Z"`:           "! the run waits for its hours, until 2026-11-23 22:00 UTC\n",
 		`"state":"running","wave":1,"next_wave_at":"2026-11-23T11:30:00Z"`: "! wave 1 is done; the next one begins 2026-11-23 11:30 UTC\n",
 	} {

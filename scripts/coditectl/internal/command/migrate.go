@@ -20,7 +20,7 @@ import (
 func (p *program) migrate() *cobra.Command {
 	c := &cobra.Command{Use: "migrate", Short: "Move tenants from blue to green", Args: cobra.ArbitraryArgs, RunE: group}
 	c.AddCommand(p.migratePlan(), p.migrateStart(), p.migrateStatus(), p.migrateEvents(), p.migrateList(), p.migrateWatch(), p.migrateUndo(), p.migrateRollback(), p.migrateFinalise(), p.migrateReport(),
-		p.migrateResume(), p.change("pause", "Pause a run after the tenants that are moving at the moment"),
+		p.migrateCutover(), p.migrateResume(), p.change("pause", "Pause a run after the tenants that are moving at the moment"),
 		p.change("cancel", "End a run: green tenants stay green, the others stay blue"))
 	return c
 }
@@ -153,6 +153,41 @@ func (p *program) changeRun(ctx context.Context, run, verb string, in any) error
 		return err
 	}
 	return p.print(body, func(w io.Writer) { fmt.Fprintf(w, "Run %s is %s\n", r.ID, r.State) })
+}
+
+func (p *program) migrateCutover() *cobra.Command {
+	var in struct {
+		Tenants []string `json:"tenants,omitempty"`
+		Limit   int      `json:"limit,omitempty"`
+	}
+	c := &cobra.Command{Use: "cutover RUN", Short: "Let tenants that a run holds in step with blue cut over", Args: args("RUN, the run's ID")}
+	c.Long = "Let tenants that a run holds in step with blue (`migrate start --hold`) cut over, each as soon as it can: those that are named,\nor the smallest ones up to --limit, or all. Blue's tables must be exactly those of green by then."
+	c.Flags().StringSliceVar(&in.Tenants, "tenant", nil, "a tenant's ID; may be given more than once (default all that are held)")
+	c.Flags().IntVar(&in.Limit, "limit", 0, "at most so many, those that are in step first, the smallest first (default no bound)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if c.Flags().Changed("limit") && in.Limit < 1 {
+			return usage("--limit must be at least 1; it is %d", in.Limit)
+		}
+		for _, id := range in.Tenants {
+			if _, err := tenant.ParseID(id); err != nil {
+				return usage("--tenant must be a tenant's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is %q", id)
+			}
+		}
+		api, id, err := p.ofRun(args[0])
+		if err != nil {
+			return err
+		}
+		body, err := api.Do(c.Context(), http.MethodPost, "/migrations/runs/"+id.String()+"/cutover", nil, in)
+		if err != nil {
+			return err
+		}
+		var out struct{ Tenants int64 }
+		if err := json.Unmarshal(body, &out); err != nil {
+			return err
+		}
+		return p.print(body, func(w io.Writer) { fmt.Fprintf(w, "%s let go\n", count(out.Tenants, "tenant")) })
+	}
+	return c
 }
 
 func (p *program) migrateResume() *cobra.Command {

@@ -61,6 +61,7 @@ type order struct {
 	Hours           string    `json:"hours,omitempty"`
 	MaxErrors       *int64    `json:"max_errors,omitempty"`
 	MaxErrorPercent *float64  `json:"max_error_percent,omitempty"`
+	Hold            bool      `json:"hold,omitempty"`
 
 	maxPause, soak time.Duration
 	file, maxBytes string
@@ -86,6 +87,7 @@ func (o *order) flags(c *cobra.Command) {
 	f.StringVar(&o.Hours, "hours", "", "begin moving tenants only in these hours: 22:00-06:00@Europe/Berlin (default all hours)")
 	o.MaxErrors = f.Int64("max-errors", 0, "halt when more tenants than this have failed")
 	o.MaxErrorPercent = f.Float64("max-error-percent", 0, fmt.Sprintf("halt when more than this share of the tenants in the waves begun has failed (default %g, in several waves)", planner.DefaultErrorPercent))
+	f.BoolVar(&o.Hold, "hold", false, "copy every tenant and keep it in step with blue, but let none cut over until `migrate cutover` says so")
 	c.Flags().AddFlagSet(f)
 	c.Flags().StringVar(&o.file, "file", "", "read the plan from this YAML or JSON file instead")
 }
