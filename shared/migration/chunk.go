@@ -149,19 +149,19 @@ func (o *onlineMove) copyNext(ctx context.Context, t convert.Table, c chunk, siz
 				return err
 			}
 			var err error
-			if c.upto, err = o.endOf(ctx, from, t, c, size); err != nil {
+			if c.upto, err = endOf(ctx, from, t, o.v, c, size); err != nil {
 				return err
 			}
-			in := inChunk(t, c)
-			own := ""
-			if t.HasTenantColumn {
-				own = `tenant_id = '` + o.v.Tenant.String() + `' AND `
-			}
+			in, own := inChunk(t, c), ownRows(t, o.v)
 			if c.rows, err = pipeWhen(ctx, &m.calm, from.Conn(), green.Conn(), o.l, t, blueSelect(t, o.v)+` WHERE `+own+in); err != nil {
 				return err
 			}
-			if err := o.sameChunk(ctx, from, green, t, own+in, in); err != nil {
+			b, g, err := digestsOf(ctx, from, green, o.l, t, o.v, c)
+			if err != nil {
 				return err
+			}
+			if b != g {
+				return &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: of a chunk of %d rows in blue, %d arrived in green or their contents differ", t.Name, b.Rows, g.Rows)}
 			}
 			_, err = green.Exec(ctx, `INSERT INTO control.chunk (tenant_id, table_name, number, after_key, upto_key, snapshot, rows) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 				o.v.Tenant, t.Name, c.number, c.after, c.upto, text, c.rows)
@@ -174,15 +174,20 @@ func (o *onlineMove) copyNext(ctx context.Context, t convert.Table, c chunk, siz
 	return c, nil
 }
 
-// endOf finds a chunk's last key: nil when the rest fits in, or when the order of keys may
+// ownRows is the beginning of a condition in blue: where its tables have the tenant too, it is
+// the first column of their keys' index.
+func ownRows(t convert.Table, v Move) string {
+	if !t.HasTenantColumn {
+		return ""
+	}
+	return `tenant_id = '` + v.Tenant.String() + `' AND `
+}
+
+// endOf finds a chunk's last key in blue: nil when the rest fits in, or when the order of keys may
 // not be the same in both databases.
-func (o *onlineMove) endOf(ctx context.Context, from pgx.Tx, t convert.Table, c chunk, size int64) ([]string, error) {
+func endOf(ctx context.Context, from pgx.Tx, t convert.Table, v Move, c chunk, size int64) ([]string, error) {
 	if !ordered(t) {
 		return nil, nil
-	}
-	where := inChunk(t, c)
-	if t.HasTenantColumn {
-		where = `tenant_id = '` + o.v.Tenant.String() + `' AND ` + where
 	}
 	names := make([]string, len(t.Key))
 	for i, k := range t.Key {
@@ -194,26 +199,25 @@ func (o *onlineMove) endOf(ctx context.Context, from pgx.Tx, t convert.Table, c 
 		dest[i] = &key[i]
 	}
 	err := from.QueryRow(ctx, fmt.Sprintf(`SELECT %s FROM %s WHERE %s ORDER BY %s OFFSET %d LIMIT 1`,
-		keyColumns(t), quoted(o.v.Schema, t.Name), where, strings.Join(names, ", "), size-1), pgx.QueryExecModeExec).Scan(dest...)
+		keyColumns(t), quoted(v.Schema, t.Name), ownRows(t, v)+inChunk(t, c), strings.Join(names, ", "), size-1), pgx.QueryExecModeExec).Scan(dest...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
 	return key, err
 }
 
-// sameChunk compares count and hash of what was read with what was written.
-func (o *onlineMove) sameChunk(ctx context.Context, from, green pgx.Tx, t convert.Table, inBlue, inGreen string) error {
-	var b, g digest
+// digestsOf counts and hashes a chunk's rows in both databases.
+func digestsOf(ctx context.Context, from, green pgx.Tx, l convert.Layout, t convert.Table, v Move, c chunk) (inBlue, inGreen digest, err error) {
 	sum := func(tx pgx.Tx, source string, d *digest) error {
 		return tx.QueryRow(ctx, `SELECT count(*), coalesce(`+sums+`, '') FROM (SELECT `+rowText(t)+` AS r FROM `+source+`) x`, pgx.QueryExecModeExec).Scan(&d.Rows, &d.Hash)
 	}
-	err := both(ctx,
-		func(context.Context) error { return sum(from, quoted(o.v.Schema, t.Name)+` WHERE `+inBlue, &b) },
-		func(context.Context) error { return sum(green, ofTenant(o.l, t, o.v)+` AND `+inGreen, &g) })
-	if err == nil && b != g {
-		err = &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: of a chunk of %d rows in blue, %d arrived in green or their contents differ", t.Name, b.Rows, g.Rows)}
-	}
-	return err
+	in := inChunk(t, c)
+	err = both(ctx,
+		func(context.Context) error {
+			return sum(from, quoted(v.Schema, t.Name)+` WHERE `+ownRows(t, v)+in, &inBlue)
+		},
+		func(context.Context) error { return sum(green, ofTenant(l, t, v)+` AND `+in, &inGreen) })
+	return inBlue, inGreen, err
 }
 
 // inChunk is a condition on a table's keys, in the words of both databases.

@@ -411,6 +411,22 @@ func (k *touchedKeys) put(table string, key []string) {
 	k.byTable[table][strings.Join(key, "\x00")] = true
 }
 
+// forget takes keys away, but for those that differ.
+func (k *touchedKeys) forget(table string, keys []string, differ map[string]bool) {
+	for _, key := range keys {
+		if !differ[key] {
+			delete(k.byTable[table], key)
+		}
+	}
+}
+
+func (k *touchedKeys) count() (n int) {
+	for _, keys := range k.byTable {
+		n += len(keys)
+	}
+	return n
+}
+
 // reversePatience is how long a tenant whose changes cannot be brought back is left alone.
 const reversePatience = time.Minute
 

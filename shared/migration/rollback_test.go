@@ -70,7 +70,7 @@ func TestThereAndBackAgain(t *testing.T) {
 }
 
 // backPoints are where a rollback may die, in their order.
-var backPoints = []string{"rollback recorded", "rollback claimed", "green again", "blue entered", "changes read", "changes applied in blue", "changes deleted in green", "compared",
+var backPoints = []string{"rollback recorded", "rollback claimed", "green again", "blue entered", "changes read", "changes applied in blue", "changes deleted in green", "chunk compared", "compared",
 	"fenced back", "gate shut", "writers drained", "proven", "flipped back", "blue's gate told", "fence lifted"}
 
 // A rollback dies after each of its effects, and the sweep finishes it. The tenant is written
@@ -106,6 +106,37 @@ func TestARollbackDiesAnywhere(t *testing.T) {
 			require.Equal(t, tenant.Green, homeOf(t, w, ids[1]))
 		})
 	}
+}
+
+// A large tenant is compared in chunks while it is written, and with each what has been
+// written comes over: little is left to prove when its writers wait.
+func TestALargeTenantComesBack(t *testing.T) {
+	eachServer(t, func(t *testing.T, w *world) {
+		ids := blueTenants(t, w, 2)[1:] // of one project
+		schema := blueSchema(ids[0])
+		_, err := w.Blue(t).Exec(t.Context(), `INSERT INTO `+schema+`.task (tenant_id, id, project_id, title, status, priority, created_at, updated_at)
+			SELECT tenant_id, gen_random_uuid(), id, i::text, 'todo', 0, now(), now() FROM `+schema+`.project, generate_series(1, 50000) i`)
+		require.NoError(t, err)
+		run := start(t, w, ids, 10)
+		w.drain(t)
+		require.Equal(t, tenant.Green, homeOf(t, w, ids[0]))
+		traffic := writeOn(t, w, ids)
+		chunks := 0
+		err = migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+			if at == "chunk compared" {
+				chunks++
+				traffic.writeEach(t)
+			}
+		})).Rollback(t.Context(), run.ID, ids[0], "test")
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, chunks, 4+2, "the tasks must be two chunks, the other tables one each")
+		require.Equal(t, tenant.Blue, homeOf(t, w, ids[0]))
+		traffic.writeEach(t)
+		traffic.check(t)
+		var tasks int64
+		require.NoError(t, w.Blue(t).QueryRow(t.Context(), `SELECT count(*) FROM `+schema+`.task`).Scan(&tasks))
+		require.EqualValues(t, 50000, tasks)
+	})
 }
 
 // fenceOf says what is shut for a tenant in blue.
