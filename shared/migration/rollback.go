@@ -221,7 +221,52 @@ func (m *Mover) bringBack(ctx context.Context, w *wayBack) error {
 		w.Run, w.Tenant, w.Token, m.now().Sub(since).Microseconds()); err != nil {
 		return err
 	}
-	return m.purgeTenant(ctx, w.Move)
+	return m.purgeUnread(ctx, w.Move)
+}
+
+// purgeUnread deletes what green has of an undone or rolled back tenant, unless it may still be read
+// there: then a later sweep does. A transaction that was in green before the flip would find no
+// rows with its next statement.
+func (m *Mover) purgeUnread(ctx context.Context, v Move) error {
+	wasThere, err := m.wasRolledBack(ctx, v.Run, v.Tenant)
+	var readers []string
+	if err == nil && wasThere {
+		readers, err = m.inside(ctx)
+	}
+	for end := m.now().Add(readersPatience); err == nil && len(readers) > 0; {
+		if m.now().After(end) {
+			return nil
+		}
+		if err = m.wait(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+		var now []string
+		now, err = m.inside(ctx)
+		readers = slices.DeleteFunc(readers, func(r string) bool { return !slices.Contains(now, r) })
+	}
+	if err != nil {
+		return err
+	}
+	return m.purgeTenant(ctx, v)
+}
+
+// readersPatience is how long a purge waits for transactions that are in green.
+const readersPatience = 2 * time.Second
+
+// inside lists the transactions that have entered a tenant in green. Who enters reads the gate, and
+// so holds a lock on it to its end.
+func (m *Mover) inside(ctx context.Context) ([]string, error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := control.Query(ctx, `SELECT DISTINCT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+		WHERE l.locktype = 'relation' AND l.relation = 'coditect.gate'::regclass AND l.granted AND a.usename <> current_user
+		  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // fenceBack is what writers wait for: from the gate of green to the flip. It ends in time.

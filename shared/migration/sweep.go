@@ -148,7 +148,7 @@ func (m *Mover) liftLeft(ctx context.Context) (n int, err error) {
 			_, err = control.Exec(ctx, `UPDATE control.move SET fence_up = false WHERE run_id = $1 AND tenant_id = $2 AND state = 'blue'`, v.Run, v.Tenant)
 		}
 		if err == nil {
-			err = m.purgeTenant(ctx, v)
+			err = m.purgeUnread(ctx, v)
 		}
 		if err != nil {
 			errs = append(errs, err)
