@@ -385,48 +385,6 @@ func parseRow(s string) ([]change.Cell, error) {
 	}
 }
 
-// touchedKeys are the keys of rows that passes have changed, by table.
-type touchedKeys struct {
-	byTable map[string]map[string]bool // the key's columns joined by NUL
-}
-
-func (k *touchedKeys) add(t change.Target, changes []change.Change) {
-	if k == nil {
-		return
-	}
-	for _, c := range changes {
-		if c.Op != change.Insert {
-			k.put(t.Table, c.Key)
-		}
-		if c.Op != change.Delete {
-			k.put(t.Table, keyTexts(t, c.Row))
-		}
-	}
-}
-
-func (k *touchedKeys) put(table string, key []string) {
-	if k.byTable[table] == nil {
-		k.byTable[table] = map[string]bool{}
-	}
-	k.byTable[table][strings.Join(key, "\x00")] = true
-}
-
-// forget takes keys away, but for those that differ.
-func (k *touchedKeys) forget(table string, keys []string, differ map[string]bool) {
-	for _, key := range keys {
-		if !differ[key] {
-			delete(k.byTable[table], key)
-		}
-	}
-}
-
-func (k *touchedKeys) count() (n int) {
-	for _, keys := range k.byTable {
-		n += len(keys)
-	}
-	return n
-}
-
 // reversePatience is how long a tenant whose changes cannot be brought back is left alone.
 const reversePatience = time.Minute
 
