@@ -235,4 +235,3 @@ func (k *touchedKeys) count() (n int) {
 	}
 	return n
 }
-
