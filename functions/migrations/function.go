@@ -9,7 +9,6 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
@@ -27,17 +26,7 @@ import (
 func init() { functions.HTTP("Migrations", Handler().ServeHTTP) }
 
 // Handler returns the function, which is made at its first request.
-func Handler() http.Handler {
-	once := sync.OnceValues(func() (http.Handler, error) { return open(context.Background()) })
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h, err := once()
-		if err != nil {
-			edge.Broken(err).ServeHTTP(w, r)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
-}
+func Handler() http.Handler { return edge.Lazy(open) }
 
 type api struct {
 	mover    *migration.Mover

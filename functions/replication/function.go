@@ -10,7 +10,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
@@ -28,17 +27,7 @@ import (
 func init() { functions.HTTP("Replication", Handler().ServeHTTP) }
 
 // Handler returns the function, which is made at its first request.
-func Handler() http.Handler {
-	once := sync.OnceValues(func() (http.Handler, error) { return open(context.Background()) })
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h, err := once()
-		if err != nil {
-			edge.Broken(err).ServeHTTP(w, r)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
-}
+func Handler() http.Handler { return edge.Lazy(open) }
 
 // New returns the function around a mover and an authenticator. Deadline is that of the
 // queue's delivery.

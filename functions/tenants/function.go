@@ -7,7 +7,6 @@ package tenants
 import (
 	"context"
 	"net/http"
-	"sync"
 
 	"github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
@@ -21,17 +20,7 @@ import (
 func init() { functions.HTTP("Tenants", Handler().ServeHTTP) }
 
 // Handler returns the function, which is made at its first request.
-func Handler() http.Handler {
-	once := sync.OnceValues(func() (http.Handler, error) { return open(context.Background()) })
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h, err := once()
-		if err != nil {
-			edge.Broken(err).ServeHTTP(w, r)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
-}
+func Handler() http.Handler { return edge.Lazy(open) }
 
 // api is the function's operations.
 type api struct {
