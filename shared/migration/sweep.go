@@ -19,6 +19,7 @@ type Swept struct {
 	Finished  int `json:"finished"`  // runs whose last batch was done
 	Finalised int `json:"finalised"` // tenants whose blue schema is archived and dropped now
 	Returned  int `json:"returned"`  // rollbacks that were finished
+	Erased    int `json:"erased"`    // dumps of tenants that were erased
 	Reversed  int `json:"reversed"`  // tenants whose changes in green were brought back to blue
 
 	Alarms []LagAlarm `json:"alarms,omitempty"` // that have begun or ended
@@ -92,6 +93,9 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 		return out, err
 	}
 	if out.Reversed, err = m.reverseSome(ctx, m.cfg.StepBudget/2); err != nil {
+		return out, err
+	}
+	if out.Erased, err = m.eraseArchives(ctx); err != nil {
 		return out, err
 	}
 	out.Finalised, err = m.finaliseDue(ctx) // last: it may take its time
