@@ -109,6 +109,17 @@ install_missing() {
     need "The race detector and the model checker need a C compiler, and there is none" gcc libc6-dev
   fi
   command -v spin >/dev/null || need "The migration protocol is checked as a model, and the model checker SPIN is not installed" spin
+  have_pgbouncer || need_pgbouncer
+}
+
+have_pgbouncer() { command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]]; }
+
+# need_pgbouncer installs PgBouncer without a service of the distribution's own: the tests start theirs.
+need_pgbouncer() {
+  local sudo=()
+  ((EUID == 0)) || sudo=(sudo)
+  need "Tenants move while a connection pooler stands in front, and PgBouncer is not installed" pgbouncer
+  if [[ -d /run/systemd/system ]]; then "${sudo[@]}" systemctl disable --now --quiet pgbouncer; fi
 }
 
 # build_emulator builds the Cloud Tasks emulator that the tests of queues start.

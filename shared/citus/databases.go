@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/coditect/platform/shared/fault"
@@ -78,8 +79,9 @@ type Pool struct {
 	*pgxpool.Pool
 	Name string
 
-	detect sync.Mutex
-	server atomic.Int32 // one of the constants below
+	unprepared bool // nothing is prepared on its connections: the connection string asks for it
+	detect     sync.Mutex
+	server     atomic.Int32 // one of the constants below
 }
 
 // What is known of a pool's server.
@@ -99,9 +101,9 @@ func Open(_ context.Context, cfg Config) (*Databases, error) {
 	for name, dsn := range cfg.Sources {
 		d.dsn[name] = dsn
 	}
-	for name, dsn := range d.dsn {
-		if _, err := pgxpool.ParseConfig(dsn); err != nil {
-			return nil, fmt.Errorf("citus: connection string of database %q: %w", name, err)
+	for name := range d.dsn {
+		if _, err := d.parse(name); err != nil {
+			return nil, err
 		}
 	}
 	if d.cfg.MaxConns <= 0 {
@@ -150,9 +152,9 @@ func (d *Databases) Pool(ctx context.Context, name string) (*Pool, error) {
 		return nil, fault.Wrap(fmt.Errorf("no database %q; there are %s", name, strings.Join(d.Names(), ", ")),
 			fault.Internal, "database_unknown", "this function is not configured for the database that the tenant lives in")
 	}
-	cfg, err := pgxpool.ParseConfig(dsn)
+	cfg, err := d.parse(name)
 	if err != nil {
-		return nil, fmt.Errorf("citus: connection string of database %q: %w", name, err)
+		return nil, err
 	}
 	// Many small instances share the database: few connections each, given back soon, and not all at once.
 	cfg.MaxConns = d.cfg.MaxConns
@@ -169,9 +171,23 @@ func (d *Databases) Pool(ctx context.Context, name string) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("citus: database %q: %w", name, err)
 	}
-	p := &Pool{Pool: pool, Name: name}
+	p := &Pool{Pool: pool, Name: name, unprepared: cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeExec}
 	d.pools[name] = p
 	return p, nil
+}
+
+// parse reads a database's connection string. Of pgx's ways to send statements it may name
+// those that the door has: the others look at a statement's types before the tenant is entered,
+// when no table is found.
+func (d *Databases) parse(name string) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(d.dsn[name])
+	if err != nil {
+		return nil, fmt.Errorf("citus: connection string of database %q: %w", name, err)
+	}
+	if mode := cfg.ConnConfig.DefaultQueryExecMode; mode != pgx.QueryExecModeCacheStatement && mode != pgx.QueryExecModeExec {
+		return nil, fmt.Errorf("citus: connection string of database %q: default_query_exec_mode must be cache_statement or exec", name)
+	}
+	return cfg, nil
 }
 
 // Control returns the pool of the green database for its control tables. Their

@@ -61,8 +61,13 @@ func (s *statements) clear() {
 	s.replans = map[statementKey]int{}
 }
 
-// name returns the name to send a statement under, and prepares it where it is not.
+// name returns the name to send a statement under, and prepares it where it is not. Where
+// nothing is to be prepared, for a pooler hands each transaction to another connection of the
+// server, that is the statement itself.
 func (s *statements) name(ctx context.Context, tx *Tx, sql string) (string, error) {
+	if tx.at.pool.unprepared {
+		return sql, nil
+	}
 	key := statementKey{tx.at.schema, sql}
 	if known := s.use(key); known != nil {
 		return known.name, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -107,12 +108,13 @@ func (w *wire) pipe(client, server net.Conn) {
 	}()
 }
 
-// doorThrough is a door whose green database is behind a wire. The directory is not.
-func doorThrough(t *testing.T, env *citustest.Env) (*wire, *citus.Door) {
+// doorThrough is a door whose green database is behind a wire. The directory is not. Options are
+// added to the connection string.
+func doorThrough(t *testing.T, env *citustest.Env, options ...string) (*wire, *citus.Door) {
 	t.Helper()
 	w, dsn := newWire(t, env.Config.Green)
 	cfg := env.Config
-	cfg.Green, cfg.MaxConns = dsn, 1
+	cfg.Green, cfg.MaxConns = strings.Join(append([]string{dsn}, options...), "&"), 1
 	dbs, err := citus.Open(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(dbs.Close)
@@ -120,8 +122,13 @@ func doorThrough(t *testing.T, env *citustest.Env) (*wire, *citus.Door) {
 }
 
 func TestRoundTrips(t *testing.T) {
+	t.Run("prepared", func(t *testing.T) { roundTrips(t) })
+	t.Run("for a pooler", func(t *testing.T) { roundTrips(t, unprepared) })
+}
+
+func roundTrips(t *testing.T, options ...string) {
 	env := citustest.New(t)
-	w, door := doorThrough(t, env)
+	w, door := doorThrough(t, env, options...)
 	id := env.NewTenant(t, tenant.Green)
 	ctx := t.Context()
 	insert := func(tx *citus.Tx) error {

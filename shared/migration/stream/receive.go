@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/coditect/platform/shared/citus"
@@ -133,10 +134,12 @@ func (s *session) run(ctx context.Context) error {
 
 // connect opens a walsender whose values have the canonical text.
 func (s *session) connect(ctx context.Context) (*pgconn.PgConn, error) {
-	cfg, err := pgconn.ParseConfig(s.r.dbs.DSN(s.lane.Database))
+	// As the pools read it: what is meant for them must not be sent to blue.
+	parsed, err := pgxpool.ParseConfig(s.r.dbs.DSN(s.lane.Database))
 	if err != nil {
 		return nil, fmt.Errorf("stream: connection string of %s: %w", s.lane.Database, err)
 	}
+	cfg := &parsed.ConnConfig.Config
 	cfg.ConnectTimeout = 5 * time.Second
 	cfg.RuntimeParams["replication"] = "database"
 	cfg.RuntimeParams["application_name"] = s.at.Slot
