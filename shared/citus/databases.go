@@ -70,6 +70,8 @@ type Databases struct {
 	cfg Config
 	dsn map[string]string
 
+	durable atomic.Bool
+
 	mu    sync.Mutex
 	pools map[string]*Pool
 }
@@ -167,6 +169,7 @@ func (d *Databases) Pool(ctx context.Context, name string) (*Pool, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "coditect"
 	}
+	cfg.AfterConnect = d.connected
 	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
 	if err != nil {
 		return nil, fmt.Errorf("citus: database %q: %w", name, err)
@@ -188,6 +191,29 @@ func (d *Databases) parse(name string) (*pgxpool.Config, error) {
 		return nil, fmt.Errorf("citus: connection string of database %q: default_query_exec_mode must be cache_statement or exec", name)
 	}
 	return cfg, nil
+}
+
+// CommitDurably makes each commit over these connections wait until it is on its server's disk, also
+// where the server itself would not wait (synchronous_commit = off). Whoever does in one database
+// what relies on a commit in another needs that: a crash of the other would take it back.
+func (d *Databases) CommitDurably() {
+	if d.durable.Swap(true) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.pools {
+		p.Reset()
+	}
+}
+
+// connected prepares a new connection. Where commits wait for standbys, too, that stays as it is.
+func (d *Databases) connected(ctx context.Context, conn *pgx.Conn) error {
+	if !d.durable.Load() {
+		return nil
+	}
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'`, pgx.QueryExecModeSimpleProtocol)
+	return err
 }
 
 // Control returns the pool of the green database for its control tables. Their

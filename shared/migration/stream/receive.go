@@ -35,11 +35,13 @@ type Receiver struct {
 }
 
 // NewReceiver returns a receiver. crash, which may be nil, is called at each named point right after
-// an effect has become durable: tests end the process there.
+// an effect has become durable: tests end the process there. From now on commits over dbs are
+// durable: blue throws away what it is told is spooled.
 func NewReceiver(dbs *citus.Databases, cfg Config, crash func(point string)) *Receiver {
 	if crash == nil {
 		crash = func(string) {}
 	}
+	dbs.CommitDurably()
 	return &Receiver{dbs: dbs, cfg: cfg.WithDefaults(), crash: crash}
 }
 
