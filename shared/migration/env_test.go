@@ -133,6 +133,15 @@ func eachServer(t *testing.T, f func(t *testing.T, w *world)) {
 	citustest.Each(t, func(t *testing.T, env *citustest.Env) { f(t, newWorld(t, env)) })
 }
 
+// plainServer runs f on plain PostgreSQL, and in the soak on Citus as well.
+func plainServer(t *testing.T, f func(t *testing.T, w *world)) {
+	if everything {
+		eachServer(t, f)
+		return
+	}
+	f(t, newWorld(t, citustest.New(t)))
+}
+
 const legacyDescription = `
 name: legacy
 database: LEGACY_DSN
@@ -169,6 +178,7 @@ func (w *world) register(t *testing.T, description string) migration.Registered 
 	w.Directory = directory.New(w.Databases, 0)
 	w.Door = citus.NewDoor(w.Databases, w.Directory)
 	w.Mover = migration.New(w.Migrator, w.Queue, quick)
+	w.receive(t) // of the new source, too
 	return r
 }
 

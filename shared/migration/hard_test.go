@@ -232,48 +232,52 @@ type crashed struct{ point string }
 // all the time. (functions/migrationstep does the same with a real process and kill -9.)
 func TestAStepDiesAnywhere(t *testing.T) {
 	everyPoint(t, []string{"claimed", "copying", "copied", "copy verified", "fence raised", "fence recorded", "changes copied", "verified", "gates closed", "flipped", "step named", "batch done"},
-		[]string{"fence recorded", "chunk copied", "copied", "verified"}, onlinePoints, func(t *testing.T, cfg migration.Config, point string) {
-			w := newWorld(t, citustest.New(t))
-			w.Mover = migration.New(w.Migrator, w.Queue, cfg)
-			ids := blueTenants(t, w, 4)
-			traffic := writeOn(t, w, ids)
-			w.between = func() { traffic.writeEach(t) } // so that something has changed since the copy
-			run := start(t, w, ids, 10)
-			task, _ := w.Queue.take()
-			ctx, cancel := context.WithCancel(t.Context())
-			tiny := cfg
-			tiny.GroupTenants, tiny.StepBudget = 2, time.Nanosecond // two groups, and a step that is named
-			reached := false
-			dying := migration.New(w.Migrator, w.Queue, tiny, migration.WithCrashPoints(func(at string) {
-				w.reached(cfg, at)
-				if at == point {
-					reached = true
-					panic(crashed{at})
-				}
-			}))
-			func() {
-				defer func() {
-					if p := recover(); p != nil {
-						require.Equal(t, crashed{point}, p)
-					}
-					cancel() // its connections and its lease's heartbeat end with it
-				}()
-				for {
-					if err := dying.Step(ctx, task); err != nil {
-						t.Fatalf("step: %v", err)
-					}
-					next, ok := w.Queue.take()
-					if !ok {
-						return
-					}
-					task = next
-				}
-			}()
-			require.True(t, reached, "the step never came to the point")
-			recoverByItself(t, w, run)
-			require.Equal(t, migration.Counts{migration.Green: 4}, inspect(t, w, run).Counts)
-			traffic.check(t)
-		})
+		[]string{"fence recorded", "chunk copied", "copied", "verified"}, onlinePoints,
+		func(t *testing.T, cfg migration.Config, point string) { diesAt(t, cfg, point, 4) })
+}
+
+// diesAt lets a step that moves so many tenants die at a point. The next ones finish.
+func diesAt(t *testing.T, cfg migration.Config, point string, tenants int) {
+	w := newWorld(t, citustest.New(t))
+	w.Mover = migration.New(w.Migrator, w.Queue, cfg)
+	ids := blueTenants(t, w, tenants)
+	traffic := writeOn(t, w, ids)
+	w.between = func() { traffic.writeEach(t) } // so that something has changed since the copy
+	run := start(t, w, ids, 10)
+	task, _ := w.Queue.take()
+	ctx, cancel := context.WithCancel(t.Context())
+	tiny := cfg
+	tiny.GroupTenants, tiny.StepBudget = 2, time.Nanosecond // two groups, and a step that is named
+	reached := false
+	dying := migration.New(w.Migrator, w.Queue, tiny, migration.WithCrashPoints(func(at string) {
+		w.reached(cfg, at)
+		if at == point {
+			reached = true
+			panic(crashed{at})
+		}
+	}))
+	func() {
+		defer func() {
+			if p := recover(); p != nil {
+				require.Equal(t, crashed{point}, p)
+			}
+			cancel() // its connections and its lease's heartbeat end with it
+		}()
+		for {
+			if err := dying.Step(ctx, task); err != nil {
+				t.Fatalf("step: %v", err)
+			}
+			next, ok := w.Queue.take()
+			if !ok {
+				return
+			}
+			task = next
+		}
+	}()
+	require.True(t, reached, "the step never came to the point")
+	recoverByItself(t, w, run)
+	require.Equal(t, migration.Counts{migration.Green: int64(tenants)}, inspect(t, w, run).Counts)
+	traffic.check(t)
 }
 
 // recoverByItself does what the scheduler does: it sweeps until the run is over.
@@ -498,6 +502,14 @@ func aMillionRows(t *testing.T, cfg migration.Config, n int) {
 	require.Equal(t, n+1, projects(t, w.Door, ids[1]))
 }
 
+// ownByLegacy makes legacy_owner the owner of all tables of a foreign database, and ANALYZEs them.
+const ownByLegacy = `DO $$ DECLARE r record; BEGIN PERFORM pg_advisory_xact_lock(4711);
+	IF to_regrole('legacy_owner') IS NULL THEN CREATE ROLE legacy_owner; END IF;
+	IF to_regrole('legacy_app') IS NULL THEN CREATE ROLE legacy_app LOGIN; END IF;
+	FOR r IN SELECT c.oid::regclass AS t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname !~ '^(pg_|information_schema|public)'
+	LOOP EXECUTE format('ALTER TABLE %s OWNER TO legacy_owner', r.t); END LOOP;
+	FOR r IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public|coditect)' LOOP EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO legacy_owner', r.nspname); END LOOP; END $$; ANALYZE`
+
 // A foreign database with everything that makes a copy hard.
 func TestStrangeForeignSchemas(t *testing.T) {
 	eachServer(t, func(t *testing.T, w *world) {
@@ -521,13 +533,7 @@ func TestStrangeForeignSchemas(t *testing.T) {
 				pgx.Identifier{name}.Sanitize()))
 			require.NoError(t, err)
 		}
-		owned := `DO $$ DECLARE r record; BEGIN PERFORM pg_advisory_xact_lock(4711);
-			IF to_regrole('legacy_owner') IS NULL THEN CREATE ROLE legacy_owner; END IF;
-			IF to_regrole('legacy_app') IS NULL THEN CREATE ROLE legacy_app LOGIN; END IF;
-			FOR r IN SELECT c.oid::regclass AS t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname !~ '^(pg_|information_schema|public)'
-			LOOP EXECUTE format('ALTER TABLE %s OWNER TO legacy_owner', r.t); END LOOP;
-			FOR r IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public|coditect)' LOOP EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO legacy_owner', r.nspname); END LOOP; END $$; ANALYZE`
-		execSQL(t, w.Legacy, owned)
+		execSQL(t, w.Legacy, ownByLegacy)
 		w.register(t, `
 name: strange
 database: STRANGE

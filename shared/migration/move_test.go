@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/citus/citustest"
 	"github.com/coditect/platform/shared/migration"
 	"github.com/coditect/platform/shared/tenant"
 )
@@ -115,7 +116,7 @@ func TestLegacyTenantsArriveIdentical(t *testing.T) {
 		for i := range 20 {
 			schemas = append(schemas, fmt.Sprintf("acme%05d", i))
 		}
-		old := runOldApplication(t, w, schemas)
+		old := runOldApplication(t, citustest.As(t, w.Legacy, "legacy_app"), schemas)
 		run, report, err := w.Mover.Start(t.Context(), migration.Plan{Source: "legacy", Actor: "test"})
 		require.NoError(t, err)
 		require.Zero(t, report.LeftOut, "%+v", report.Findings)

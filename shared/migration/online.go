@@ -253,8 +253,15 @@ const (
 // catchUp applies changes and compares what they have changed, until so little is left that
 // the fence may go up.
 func (o *onlineMove) catchUp(ctx context.Context) (near bool, err error) {
+	// Whatever the copy has seen had been written before this position. Until it is applied, green is
+	// what blue was at several moments: a row of one may refer to a row of a later one.
+	var copied int64
+	if err := o.blue.QueryRow(ctx, `SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint`).Scan(&copied); err != nil {
+		return false, err
+	}
 	proved := false
-	for first := true; first || !o.stop(); first = false {
+	for again := true; again || !o.stop(); {
+		again = false
 		done, err := o.applySome(ctx)
 		if err != nil {
 			return false, err
@@ -271,16 +278,18 @@ func (o *onlineMove) catchUp(ctx context.Context) (near bool, err error) {
 		if done.changes >= applyAtOnce || left > nearChanges {
 			continue
 		}
-		if !proved {
-			// What is applied is what blue was after some commit, and there its keys held.
+		if !proved && done.spooled >= copied {
+			// Green is what blue was after some commit, and there its keys held.
 			if err := o.m.proveKeys(ctx, o.l, o.l.ForeignKeys, []Move{o.v}); err != nil {
 				return false, err
 			}
 			proved = true
 		}
-		if near, err := o.near(ctx); err != nil || near {
+		near, err := o.near(ctx)
+		if err != nil || near && proved {
 			return near, err
 		}
+		again = near // all that the copy has seen is spooled now
 	}
 	return false, nil
 }

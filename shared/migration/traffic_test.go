@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/coditect/platform/shared/citus"
-	"github.com/coditect/platform/shared/citus/citustest"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/tenant"
 )
@@ -176,12 +175,12 @@ type oldApplication struct {
 	failed  []error
 }
 
-func runOldApplication(t *testing.T, w *world, schemas []string) *oldApplication {
+func runOldApplication(t *testing.T, dsn string, schemas []string) *oldApplication {
 	ctx, cancel := context.WithCancel(t.Context())
 	o := &oldApplication{stop: cancel, written: map[string][]string{}, refused: map[string]int{}}
 	for _, s := range schemas {
 		o.group.Go(func() {
-			conn, err := pgx.Connect(ctx, citustest.As(t, w.Legacy, "legacy_app"))
+			conn, err := pgx.Connect(ctx, dsn)
 			if err != nil {
 				o.fail(ctx, err)
 				return
