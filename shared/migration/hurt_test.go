@@ -32,6 +32,7 @@ func (w *world) withForeign(t *testing.T, ddl string, schemas ...string) {
 	}
 	execSQL(t, w.Legacy, sql.String())
 	execSQL(t, w.Legacy, ownByLegacy)
+	execSQL(t, w.Legacy, `ANALYZE`)
 	w.register(t, `
 name: legacy
 database: LEGACY_DSN
