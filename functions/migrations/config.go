@@ -53,6 +53,7 @@ func open(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	who := auth.KeysOr{Keys: auth.NewKeys(dbs), Other: machines}
+	opts = append(opts, migration.CrashPoints()...)
 	return New(migration.New(dbs, queue, cfg.Migration, opts...), who, cfg.SweepPatience, edge.Config{Deadline: deadline}), nil
 }
 

@@ -3,6 +3,7 @@ package migrationstep_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/coditect/platform/shared/auth"
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/citus/localpg"
 	"github.com/coditect/platform/shared/citus/localpg/child"
@@ -60,10 +62,10 @@ type function struct {
 
 func (f *function) url() string { return fmt.Sprintf("http://127.0.0.1:%d%s", f.port, f.path) }
 
-func start(t *testing.T) *platform {
+func start(t *testing.T, more ...*function) *platform {
 	t.Helper()
 	ctx := t.Context()
-	p := &platform{t: t, crashed: filepath.Join(t.TempDir(), "crashed"), functions: []*function{{source: "./cmd", path: "/step"}, {source: "../replication/cmd", path: "/receive"}}}
+	p := &platform{t: t, crashed: filepath.Join(t.TempDir(), "crashed"), functions: append([]*function{{source: "./cmd", path: "/step"}, {source: "../replication/cmd", path: "/receive"}}, more...)}
 	for i, f := range p.functions {
 		f.program = filepath.Join(t.TempDir(), strconv.Itoa(i))
 		out, err := exec.CommandContext(ctx, "go", "build", "-o", f.program, f.source).CombinedOutput()
@@ -259,6 +261,17 @@ func (j *journal) insert(ctx context.Context, id tenant.ID) {
 	}
 }
 
+// await waits for so many more acknowledged writes.
+func (j *journal) await(more int) {
+	count := func() int {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.n
+	}
+	enough := count() + more
+	require.Eventually(j.p.t, func() bool { return count() >= enough }, 20*time.Second, 10*time.Millisecond)
+}
+
 // check stops the writers and looks every acknowledged row up.
 func (j *journal) check() {
 	t := j.p.t
@@ -358,6 +371,61 @@ func TestFunctionsAreKilledWhileTenantsMoveOnline(t *testing.T) {
 		})
 	}
 }
+
+// The function that brings tenants back is killed with kill -9 right after each of its effects,
+// while they are written; the next one goes on when it is told to sweep.
+func TestMigrationsIsKilledWhileTenantsGoBack(t *testing.T) {
+	migrations := &function{source: "../migrations/cmd", path: ""}
+	p := start(t, migrations)
+	control, err := p.admin.Control(t.Context())
+	require.NoError(t, err)
+	key, _, err := auth.CreateKey(t.Context(), control, auth.NewKey{Name: "operator", Kind: auth.Operator, Scopes: auth.AllScopes()})
+	require.NoError(t, err)
+	post := func(path string) (status int) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, migrations.url()+path, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+key)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0 // it has died, or is starting
+		}
+		defer func() { _ = resp.Body.Close() }()
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode
+	}
+	for _, point := range backPoints {
+		t.Run(point, func(t *testing.T) {
+			whole := p.t
+			p.t = t
+			t.Cleanup(func() { p.t = whole })
+			require.NoError(t, os.RemoveAll(p.crashed))
+			ids := p.tenants(2)
+			p.serve(point)
+			run := p.run(ids)
+			s := p.sweepUntilDone(run, nil)
+			require.Equal(t, migration.Counts{migration.Green: 2}, s.Counts, "%+v", s.Failed)
+			require.NoFileExists(t, p.crashed, "only the way back is to come to the point")
+			j := p.write(ids)
+			j.await(100)
+			require.Eventually(t, func() bool {
+				status := post("/runs/" + run.ID.String() + "/tenants/" + ids[0].String() + "/rollback")
+				require.Contains(t, []int{0, http.StatusNoContent, http.StatusServiceUnavailable}, status)
+				return status != 0 || exists(p.crashed)
+			}, 20*time.Second, 20*time.Millisecond)
+			require.Eventually(t, func() bool {
+				post("/sweep")
+				var back bool
+				require.NoError(t, control.QueryRow(t.Context(), `SELECT t.home = 'blue' AND NOT m.fence_up AND NOT m.purge_due FROM control.tenant t JOIN control.move m ON m.tenant_id = t.id WHERE t.id = $1`, ids[0]).Scan(&back))
+				return back
+			}, 60*time.Second, 100*time.Millisecond)
+			require.FileExists(t, p.crashed, "the function was not killed")
+			j.await(100)
+			j.check()
+		})
+	}
+}
+
+func exists(file string) bool { _, err := os.Stat(file); return err == nil }
 
 // The queue is killed and forgets everything; the sweeper makes up for it.
 func TestQueueIsKilled(t *testing.T) {

@@ -18,6 +18,12 @@ import (
 
 // TestSoakMoves moves tenants of all sizes, run after run, while they are written and
 // processes are killed at random. SOAK_SEED repeats the choices, SOAK_MINUTES says how long.
+// backPoints are all points of a rollback.
+var backPoints = []string{"rollback recorded", "rollback claimed", "green again", "blue entered", "changes read", "changes applied in blue", "changes deleted in green", "chunk compared", "compared",
+	"fenced back", "gate shut", "writers drained", "proven", "flipped back", "blue's gate told", "fence lifted"}
+
+func TestSoakGoesBack(t *testing.T) { TestMigrationsIsKilledWhileTenantsGoBack(t) }
+
 func TestSoakMoves(t *testing.T) {
 	seed, err := strconv.ParseUint(os.Getenv("SOAK_SEED"), 10, 64)
 	require.NoError(t, err, "SOAK_SEED")

@@ -1,0 +1,6 @@
+//go:build !soak
+
+package migrationstep_test
+
+// backPoints are a sample of where a rollback dies; the soak goes through all of them.
+var backPoints = []string{"changes applied in blue", "gate shut", "flipped back"}
