@@ -57,11 +57,11 @@ func (m *Mover) alarmLags(ctx context.Context) ([]LagAlarm, error) {
 	return out, nil
 }
 
-// alarmTenants is alarmLags for the tenants that follow blue, or did before something was in the way.
+// alarmTenants is alarmLags for the tenants that follow blue. Those that are copied have their changes applied afterwards.
 func (m *Mover) alarmTenants(ctx context.Context, tx pgx.Tx) ([]LagAlarm, error) {
 	// The positions are looked up first: they may be on other nodes.
 	rows, err := tx.Query(ctx, `SELECT tenant_id, lsn, seq FROM control.applied WHERE tenant_id = ANY(ARRAY(SELECT s.tenant_id FROM control.streamed s
-		JOIN control.move m ON m.run_id = s.run_id AND m.tenant_id = s.tenant_id WHERE m.hold AND s.joined))`)
+		JOIN control.move m ON m.run_id = s.run_id AND m.tenant_id = s.tenant_id WHERE m.state = 'following'))`)
 	if err != nil {
 		return nil, err
 	}

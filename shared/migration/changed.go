@@ -28,7 +28,11 @@ func (o *onlineMove) compareSome(ctx context.Context) (compared, left int, err e
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := control.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM control.change WHERE tenant_id = $1 LIMIT 100000) x`, o.v.Tenant).Scan(&left); err != nil || left <= nearChanges/2 {
+	keep := nearChanges / 2
+	if o.v.State == Following { // and many others, for weeks
+		keep = nearChanges / 20
+	}
+	if err := control.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM control.change WHERE tenant_id = $1 LIMIT 100000) x`, o.v.Tenant).Scan(&left); err != nil || left <= keep {
 		return 0, left, err
 	}
 	list, err := o.changed(ctx, compareAtOnce)
