@@ -18,7 +18,9 @@ import (
 
 // apply measures the change stream against PostgreSQL's own logical replication.
 type apply struct {
-	rows, changes, perCommit int
+	rows, changes, perCommit, writers int
+	share                             float64
+	steadyFor                         time.Duration
 }
 
 func applyFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error) {
@@ -26,6 +28,9 @@ func applyFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, error
 	set.IntVar(&o.rows, "rows", 100_000, "rows of the tenant before the changes")
 	set.IntVar(&o.changes, "changes", 200_000, "rows changed: 40 % inserted, 40 % updated, 20 % deleted")
 	set.IntVar(&o.perCommit, "per-commit", 20, "changes of a transaction")
+	set.DurationVar(&o.steadyFor, "steady", 30*time.Second, "how long the lag is measured under a steady load; 0: not at all")
+	set.Float64Var(&o.share, "share", 0.5, "steady load, of the changes a second that were found before")
+	set.IntVar(&o.writers, "writers", 4, "sessions that make the steady load")
 	return o.run
 }
 
@@ -70,22 +75,14 @@ func (o *apply) run(ctx context.Context, b *bench) (figures, error) {
 	if err != nil {
 		return nil, err
 	}
-	schema := "t_" + strings.ReplaceAll(id.String(), "-", "")
+	schema := schemaOf(id)
 	blue, err := pgx.Connect(ctx, p.blueDSN("postgres"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = blue.Close(context.WithoutCancel(ctx)) }()
-	b.say("filling a tenant with %d rows …", o.rows)
-	for _, sql := range []string{
-		fmt.Sprintf(`INSERT INTO %s.project (tenant_id, id, name, created_at, updated_at) VALUES ('%s', '%[2]s', 'p', now(), now())`, schema, id),
-		fmt.Sprintf(`INSERT INTO %s.task (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at)
-			SELECT '%s', gen_random_uuid(), '%[2]s', 'Task ' || i, repeat(md5(i::text), 8), 'todo', 0, now(), now() FROM generate_series(1, %d) i`, schema, id, o.rows),
-		`ANALYZE ` + schema + `.task`,
-	} {
-		if _, err := blue.Exec(ctx, sql); err != nil {
-			return nil, err
-		}
+	if err := o.fill(ctx, b, blue, schema, id); err != nil {
+		return nil, err
 	}
 	native, err := o.subscriber(ctx, p, blue, schema)
 	if err != nil {
@@ -96,15 +93,43 @@ func (o *apply) run(ctx context.Context, b *bench) (figures, error) {
 		return nil, err
 	}
 	nativeRate, ourRate := float64(o.changes)/native.took.Seconds(), float64(o.changes)/ours.Seconds()
-	return figures{
+	found := figures{
 		"changes": o.changes, "per_commit": o.perCommit, "rows_before": o.rows,
 		"native": map[string]any{"seconds": round(native.took.Seconds(), 2), "changes_per_second": round(nativeRate, 0)},
 		"ours":   map[string]any{"seconds": round(ours.Seconds(), 2), "changes_per_second": round(ourRate, 0)},
 		"ratio":  ratio(ourRate, nativeRate),
-		"goals":  map[string]goal{"changes per second, of native": atLeast(ratio(ourRate, nativeRate), 1)},
 		"how": "the same WAL, written before either side begins to read it. native: CREATE SUBSCRIPTION to a table of the same structure and indexes on green's server, until its slot is confirmed. " +
 			"ours: from the receiver's first call until the tenant is green: spool, apply, every changed row compared in both databases, fence, flip",
-	}, nil
+	}
+	goals := map[string]goal{"changes per second, of native": atLeast(ratio(ourRate, nativeRate), 1)}
+	found["goals"] = goals
+	if o.steadyFor == 0 {
+		return found, nil
+	}
+	lag, err := o.steady(ctx, b, p, admin, blue, ourRate*o.share)
+	if err != nil {
+		return nil, fmt.Errorf("steady load: %w", err)
+	}
+	found["steady"] = lag
+	goals["steady lag p99"] = below(lag.Lag.P99, 1000, " ms")
+	goals["steady load that was reached, of what was asked for"] = atLeast(ratio(lag.Reached, lag.Asked), 0.95)
+	return found, nil
+}
+
+// fill gives a tenant rows with random ids.
+func (o *apply) fill(ctx context.Context, b *bench, blue *pgx.Conn, schema string, id tenant.ID) error {
+	b.say("filling a tenant with %d rows …", o.rows)
+	for _, sql := range []string{
+		fmt.Sprintf(`INSERT INTO %s.project (tenant_id, id, name, created_at, updated_at) VALUES ('%s', '%[2]s', 'p', now(), now())`, schema, id),
+		fmt.Sprintf(`INSERT INTO %s.task (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at)
+			SELECT '%s', gen_random_uuid(), '%[2]s', 'Task ' || i, repeat(md5(i::text), 8), 'todo', 0, now(), now() FROM generate_series(1, %[3]d) i`, schema, id, o.rows),
+		`ANALYZE ` + schema + `.task`,
+	} {
+		if _, err := blue.Exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // change writes the changes.

@@ -72,12 +72,18 @@ func serve(path string, args []string, env []string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	return serveOn(port, path, args, env)
+}
+
+// serveOn starts a program on a port that others were told already.
+func serveOn(port int, path string, args []string, env []string) (*process, error) {
 	p := &process{addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 	cmd := osexec.Command(path, args...)
 	cmd.Env = append(os.Environ(), "HOST=127.0.0.1", "PORT="+strconv.Itoa(port))
 	cmd.Env = append(cmd.Env, env...)
 	// The request log is written, as in production, but not kept. No file: nobody reads it.
 	p.started = time.Now()
+	var err error
 	p.Process, err = child.Start(cmd, syscall.SIGKILL)
 	return p, err
 }
@@ -95,12 +101,17 @@ func (b *bench) running(ctx context.Context, path string, args, env []string) (*
 	if err != nil {
 		return nil, err
 	}
+	return p, b.ready(ctx, p)
+}
+
+// ready returns when a process takes connections, and has it ended with the benchmark.
+func (b *bench) ready(ctx context.Context, p *process) error {
 	b.later(p.end)
 	conn, err := p.dial(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return p, conn.Close()
+	return conn.Close()
 }
 
 // dial connects as soon as the process listens.
@@ -118,7 +129,7 @@ func (p *process) dial(ctx context.Context) (net.Conn, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-p.Done():
-			return nil, fmt.Errorf("the function ended before it took a connection")
+			return nil, fmt.Errorf("the program ended before it took a connection")
 		case <-patience.C:
 			return nil, err
 		case <-retry.C:

@@ -34,6 +34,8 @@ var benchmarks = []benchmark{
 	{"door", "statements through the door and over HTTP, against pgbench with the same statements prepared", doorFlags},
 	{"pause", "write pause of each tenant while it is moved under load", pauseFlags},
 	{"apply", "changes brought from blue to green, against PostgreSQL's own logical replication of the same changes", applyFlags},
+	{"overhead", "what a move takes from the other users of blue, against the same load without a move", overheadFlags},
+	{"memory", "the most memory of the mover's processes while a large tenant moves online", memoryFlags},
 	{"tenant-create", "time to make a blue tenant, directly and by signing up over HTTP", tenantCreateFlags},
 	{"schema-noop", "time to find that thousands of blue schemas are up to date, and to upgrade them all", schemaNoopFlags},
 	{"coldstart", "exec to first answered request of each function, and the size of its binary", coldstartFlags},

@@ -171,32 +171,40 @@ func (c *counter) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
+// cloned is what pgcopydb took.
+type cloned struct {
+	How       string  `json:"how"` // or why there are no figures
+	Tenants   int     `json:"tenants,omitempty"`
+	Seconds   float64 `json:"seconds,omitempty"`
+	PerTenant float64 `json:"seconds_per_tenant,omitempty"`
+}
+
 // clone runs pgcopydb over a database of the first tenants.
-func (m *migrate) clone(ctx context.Context) (any, error) {
+func (m *migrate) clone(ctx context.Context) (out cloned, err error) {
 	path, err := osexec.LookPath("pgcopydb")
 	switch {
 	case err != nil:
-		return "not installed (Debian package pgcopydb)", nil
+		return cloned{How: "not installed (Debian package pgcopydb)"}, nil
 	case m.pgcopydb == 0:
-		return "not asked for (--pgcopydb 0)", nil
+		return cloned{How: "not asked for (--pgcopydb 0)"}, nil
 	}
 	n := min(m.pgcopydb, m.tenants)
 	err = prepared(ctx, m.platform.blue, func() error { return generate(ctx, m.bench, m.platform.blue, "legacy_for_pgcopydb", m.sizes[:n]) })
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	green := m.platform.green.DSN("postgres", "postgres")
 	if err := exec(ctx, green, `CREATE DATABASE pgcopydb`); err != nil {
-		return nil, err
+		return out, err
 	}
 	dir, err := os.MkdirTemp("", "pgcopydb")
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	bin, err := serverProgram("")
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	began := time.Now()
 	cmd := osexec.CommandContext(ctx, path, "clone", "--source", m.platform.blue.DSN("legacy_for_pgcopydb", "postgres"),
@@ -206,9 +214,9 @@ func (m *migrate) clone(ctx context.Context) (any, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		// A rival that stops is stated, not hidden.
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return fmt.Sprintf("failed: %v: %s", err, strings.Join(lines[max(0, len(lines)-3):], " | ")), nil
+		return cloned{How: fmt.Sprintf("failed: %v: %s", err, strings.Join(lines[max(0, len(lines)-3):], " | "))}, nil
 	}
 	took := time.Since(began)
 	m.say("pgcopydb clone of %d tenants: %.2f s", n, took.Seconds())
-	return map[string]any{"how": "clone --no-owner --no-acl --table-jobs 2 --index-jobs 2, nothing verified", "tenants": n, "seconds": round(took.Seconds(), 2), "seconds_per_tenant": round(took.Seconds()/float64(n), 4)}, nil
+	return cloned{How: "clone --no-owner --no-acl --table-jobs 2 --index-jobs 2, nothing verified", Tenants: n, Seconds: round(took.Seconds(), 2), PerTenant: round(took.Seconds()/float64(n), 4)}, nil
 }

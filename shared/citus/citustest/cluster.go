@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +18,7 @@ import (
 type cluster struct {
 	coordinator *localpg.Server
 	workers     []*localpg.Server
+	once        sync.Once // of its template
 }
 
 func theCluster(t testing.TB) *cluster {
@@ -42,26 +44,49 @@ func theCluster(t testing.TB) *cluster {
 	return servers.cluster
 }
 
-// citusGreen makes a database of the same name on every node, joins them and
-// applies the green schema.
+// nodes are the coordinator, first, and its workers.
+func (c *cluster) nodes() []*localpg.Server {
+	return append([]*localpg.Server{c.coordinator}, c.workers...)
+}
+
+const greenTemplate = "citus_template"
+
+// template makes a green database on every node, once: a fresh one then takes a tenth of the time.
+// What Citus knows of its tables stands in tables of the same database, so that copies on all nodes
+// fit together as the originals do.
+func (c *cluster) template(t testing.TB) {
+	t.Helper()
+	c.once.Do(func() {
+		for _, s := range c.nodes() {
+			run(t, s.DSN("postgres", "postgres"), `CREATE DATABASE `+greenTemplate)
+			run(t, s.DSN(greenTemplate, "postgres"), `CREATE EXTENSION citus`)
+		}
+		dsn := c.coordinator.DSN(greenTemplate, "postgres")
+		run(t, dsn, fmt.Sprintf(`SELECT citus_set_coordinator_host('127.0.0.1', %d)`, c.coordinator.Port()))
+		for _, w := range c.workers {
+			run(t, dsn, fmt.Sprintf(`SELECT citus_add_node('127.0.0.1', %d)`, w.Port()))
+		}
+		_, err := schema.ApplyGreen(context.Background(), dsn)
+		require.NoError(t, err)
+		for _, s := range c.nodes() { // Citus has a process of its own in every database that was connected to
+			run(t, s.DSN("postgres", "postgres"), `ALTER DATABASE `+greenTemplate+` WITH IS_TEMPLATE true ALLOW_CONNECTIONS false`)
+			run(t, s.DSN("postgres", "postgres"), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+greenTemplate+`'`)
+		}
+	})
+}
+
+// citusGreen makes a green database of the same name on every node.
 func citusGreen(t testing.TB) string {
 	t.Helper()
-	ctx := context.Background()
 	c := theCluster(t)
+	c.template(t)
 	name := fmt.Sprintf("test_citus_%d_%d", os.Getpid(), counter.Add(1))
-	for _, s := range append([]*localpg.Server{c.coordinator}, c.workers...) {
-		run(t, s.DSN("postgres", "postgres"), `CREATE DATABASE `+name)
-		run(t, s.DSN(name, "postgres"), `CREATE EXTENSION citus`)
+	for _, s := range c.nodes() {
+		run(t, s.DSN("postgres", "postgres"), `CREATE DATABASE `+name+` TEMPLATE `+greenTemplate)
+		run(t, s.DSN("postgres", "postgres"), `GRANT CREATE ON DATABASE `+name+` TO coditect_owner`) // not copied
 		t.Cleanup(func() { run(t, s.DSN("postgres", "postgres"), `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`) })
 	}
-	dsn := c.coordinator.DSN(name, "postgres")
-	run(t, dsn, fmt.Sprintf(`SELECT citus_set_coordinator_host('127.0.0.1', %d)`, c.coordinator.Port()))
-	for _, w := range c.workers {
-		run(t, dsn, fmt.Sprintf(`SELECT citus_add_node('127.0.0.1', %d)`, w.Port()))
-	}
-	_, err := schema.ApplyGreen(ctx, dsn)
-	require.NoError(t, err)
-	return dsn
+	return c.coordinator.DSN(name, "postgres")
 }
 
 func run(t testing.TB, dsn, sql string) {
