@@ -116,7 +116,7 @@ func (o *overhead) run(ctx context.Context) (figures, error) {
 	if o.load, err = startLoad(ctx, o.platform.blueDSN("coditect_app"), o.clients, scripts); err != nil {
 		return nil, err
 	}
-	defer o.load.stop()
+	defer func() { _ = o.load.stop() }()
 	phases := map[string][]movePhase{}
 	before, err := o.quiet(ctx)
 	if err != nil {
