@@ -27,11 +27,13 @@ type spooled struct {
 	key           []string
 	row           []*string
 	unchanged     []int32
+	bytes         int
 }
 
 // applied says what one transaction of the applier has done.
 type applied struct {
 	changes int   // taken from the spool
+	full    bool  // as many as it takes at once
 	fence   int64 // the last fence among them
 	spooled int64 // how far the spool was
 }
@@ -76,13 +78,16 @@ func (o *onlineMove) applySome(ctx context.Context) (out applied, err error) {
 	}
 	m.crash("changes applied")
 	out.changes = len(list)
+	bytes := 0
 	for _, c := range list {
+		bytes += c.bytes
 		if c.op == stream.Fence {
 			if out.fence, err = strconv.ParseInt(c.key[0], 10, 64); err != nil {
 				return out, err
 			}
 		}
 	}
+	out.full = len(list) >= applyAtOnce || bytes >= changesAtOnce
 	return out, nil
 }
 
@@ -107,19 +112,30 @@ func (o *onlineMove) explain(err error) error {
 	return fmt.Errorf("migration: apply changes of %s: %w", o.v.Tenant, err)
 }
 
+// changesAtOnce is how many bytes of changes are in memory at once, about. A single one may be larger.
+const changesAtOnce = 8 << 20
+
 // read reads the next changes of transactions that are wholly in the spool.
 func (o *onlineMove) read(ctx context.Context, db querier, lsn, seq, to int64) ([]spooled, error) {
-	rows, err := db.Query(ctx, `SELECT lsn, seq, xid, op::text, shape, key, row, unchanged FROM control.change
-		WHERE tenant_id = $1 AND (lsn, seq) > ($2, $3) AND lsn < $4 ORDER BY lsn, seq LIMIT $5`, o.v.Tenant, lsn, seq, to, applyAtOnce)
+	return o.readSpool(ctx, db, `(lsn, seq) > ($2, $3) AND lsn < $4`, applyAtOnce, lsn, seq, to)
+}
+
+// readSpool reads the first of the tenant's changes for which a condition holds, at most limit of
+// them and no more than memory holds. The condition's parameters begin with $2.
+func (o *onlineMove) readSpool(ctx context.Context, db querier, condition string, limit int, args ...any) ([]spooled, error) {
+	rows, err := db.Query(ctx, `SELECT lsn, seq, xid, op::text, shape, key, row, unchanged, bytes FROM (
+			SELECT *, sum(bytes) OVER (ORDER BY lsn, seq) - bytes AS before FROM (
+				SELECT * FROM control.change WHERE tenant_id = $1 AND `+condition+` ORDER BY lsn, seq LIMIT `+strconv.Itoa(limit)+`) y) x
+		WHERE before < `+strconv.Itoa(changesAtOnce)+` ORDER BY lsn, seq`, append([]any{o.v.Tenant}, args...)...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("migration: read the spool of %s: %w", o.v.Tenant, err)
 	}
 	return pgx.CollectRows(rows, scanSpooled)
 }
 
 func scanSpooled(row pgx.CollectableRow) (c spooled, err error) {
 	var op string
-	if err = row.Scan(&c.lsn, &c.seq, &c.xid, &op, &c.shape, &c.key, &c.row, &c.unchanged); err == nil {
+	if err = row.Scan(&c.lsn, &c.seq, &c.xid, &op, &c.shape, &c.key, &c.row, &c.unchanged, &c.bytes); err == nil {
 		c.op = op[0]
 	}
 	return c, err

@@ -14,8 +14,19 @@ import (
 	"github.com/coditect/platform/shared/migration/stream"
 )
 
-// compareAtOnce is how many changes one round of comparing takes from the spool.
-const compareAtOnce = 5000
+// One round of comparing takes at most so many changes from the spool: more than were just applied, so
+// that it keeps pace, and not many more, for others wait to be applied.
+const (
+	compareAtOnce = 5000
+	compareLeast  = 500
+)
+
+func compareAfter(applied int) int {
+	if applied == 0 {
+		return compareAtOnce
+	}
+	return min(max(2*applied, compareLeast), compareAtOnce)
+}
 
 // A change stays in the spool after it is applied, until the row that it is about was found to be
 // the same in both databases. So what the fence leaves to compare is what was changed last.
@@ -23,7 +34,7 @@ const compareAtOnce = 5000
 // compareSome compares rows that applied changes are about, and forgets the changes of those
 // that are the same. One that is not has been changed again, and is compared again; only under the
 // fence is it a difference. It returns how many were compared, and how many changes are left.
-func (o *onlineMove) compareSome(ctx context.Context) (compared, left int, err error) {
+func (o *onlineMove) compareSome(ctx context.Context, atMost int) (compared, left int, err error) {
 	control, err := o.m.control(ctx)
 	if err != nil {
 		return 0, 0, err
@@ -35,7 +46,7 @@ func (o *onlineMove) compareSome(ctx context.Context) (compared, left int, err e
 	if err := control.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM control.change WHERE tenant_id = $1 LIMIT 100000) x`, o.v.Tenant).Scan(&left); err != nil || left <= keep {
 		return 0, left, err
 	}
-	list, err := o.changed(ctx, compareAtOnce)
+	list, err := o.changed(ctx, atMost, spooled{})
 	if err != nil || len(list) == 0 {
 		return 0, left, err
 	}
@@ -61,29 +72,18 @@ func (o *onlineMove) compareSome(ctx context.Context) (compared, left int, err e
 // compareRest compares, under the fence, every row that a change is about which was not
 // compared since. A table that was emptied is compared whole.
 func (o *onlineMove) compareRest(ctx context.Context) error {
-	list, err := o.changed(ctx, 1<<30)
-	if err != nil {
-		return err
-	}
-	differ, err := o.differing(ctx, list)
-	if err != nil {
-		return err
-	}
 	var emptied []convert.Table
-	for _, c := range list {
-		if c.op == stream.Fence {
-			continue
-		}
-		s, err := o.m.shapeOf(ctx, *c.shape)
+	for last := (spooled{}); ; {
+		list, err := o.changed(ctx, compareAtOnce, last)
 		if err != nil {
 			return err
 		}
-		if differ[c.at()] {
-			return &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: the row with the key %s is not the same in blue and in green", s.table, strings.Join(c.key, ", "))}
+		if len(list) == 0 {
+			break
 		}
-		if c.op == stream.Truncate && !slices.ContainsFunc(emptied, func(t convert.Table) bool { return t.Name == s.table }) {
-			i := slices.IndexFunc(o.l.Tables, func(t convert.Table) bool { return t.Name == s.table })
-			emptied = append(emptied, o.l.Tables[i])
+		last = list[len(list)-1]
+		if emptied, err = o.compareList(ctx, list, emptied); err != nil {
+			return err
 		}
 	}
 	if len(emptied) == 0 {
@@ -98,11 +98,37 @@ func (o *onlineMove) compareRest(ctx context.Context) error {
 	return err
 }
 
+// compareList refuses changes that are about a row that is not the same, and adds the tables that
+// they have emptied.
+func (o *onlineMove) compareList(ctx context.Context, list []spooled, emptied []convert.Table) ([]convert.Table, error) {
+	differ, err := o.differing(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range list {
+		if c.op == stream.Fence {
+			continue
+		}
+		s, err := o.m.shapeOf(ctx, *c.shape)
+		if err != nil {
+			return nil, err
+		}
+		if differ[c.at()] {
+			return nil, &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: the row with the key %s is not the same in blue and in green", s.table, strings.Join(c.key, ", "))}
+		}
+		if c.op == stream.Truncate && !slices.ContainsFunc(emptied, func(t convert.Table) bool { return t.Name == s.table }) {
+			i := slices.IndexFunc(o.l.Tables, func(t convert.Table) bool { return t.Name == s.table })
+			emptied = append(emptied, o.l.Tables[i])
+		}
+	}
+	return emptied, nil
+}
+
 // at names a change.
 func (c spooled) at() [2]int64 { return [2]int64{c.lsn, c.seq} }
 
-// changed lists the oldest changes that are applied.
-func (o *onlineMove) changed(ctx context.Context, limit int) ([]spooled, error) {
+// changed lists the oldest changes after another one that are applied.
+func (o *onlineMove) changed(ctx context.Context, limit int, after spooled) ([]spooled, error) {
 	control, err := o.m.control(ctx)
 	if err != nil {
 		return nil, err
@@ -111,12 +137,7 @@ func (o *onlineMove) changed(ctx context.Context, limit int) ([]spooled, error) 
 	if err != nil {
 		return nil, err
 	}
-	rows, err := control.Query(ctx, `SELECT lsn, seq, xid, op::text, shape, key, row, unchanged FROM control.change
-		WHERE tenant_id = $1 AND (lsn, seq) <= ($2, $3) ORDER BY lsn, seq LIMIT $4`, o.v.Tenant, lsn, seq, limit)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanSpooled)
+	return o.readSpool(ctx, control, `(lsn, seq) <= ($2, $3) AND (lsn, seq) > ($4, $5)`, limit, lsn, seq, after.lsn, after.seq)
 }
 
 // differing reads the rows that changes are about in both databases and tells which changes are

@@ -132,7 +132,7 @@ func (o *onlineMove) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		compared, _, err := o.compareSome(ctx)
+		compared, _, err := o.compareSome(ctx, compareAfter(done.changes))
 		if err != nil {
 			return err
 		}

@@ -266,7 +266,7 @@ func (o *onlineMove) catchUp(ctx context.Context) (near bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		compared, left, err := o.compareSome(ctx)
+		compared, left, err := o.compareSome(ctx, compareAfter(done.changes))
 		if err != nil {
 			return false, err
 		}
@@ -275,7 +275,7 @@ func (o *onlineMove) catchUp(ctx context.Context) (near bool, err error) {
 				return false, err
 			}
 		}
-		if done.changes >= applyAtOnce || left > nearChanges {
+		if done.full || left > nearChanges {
 			continue
 		}
 		if !proved && done.spooled >= copied {

@@ -79,18 +79,18 @@ func (w *writer) copyRows(ctx context.Context, tx pgx.Tx) error {
 		mine[m.Tenant] = true
 	}
 	i := -1
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"control", "change"}, []string{"tenant_id", "lsn", "seq", "xid", "at", "op", "shape", "key", "row", "unchanged"},
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"control", "change"}, []string{"tenant_id", "lsn", "seq", "xid", "at", "op", "shape", "key", "row", "unchanged", "bytes"},
 		pgx.CopyFromFunc(func() ([]any, error) {
 			for i++; i < len(w.rows); i++ {
 				c := w.rows[i]
 				if c.op == Fence {
 					if mine[c.fenced] {
-						return []any{c.fenced, c.lsn, c.seq, c.xid, c.at, c.op, nil, c.key, nil, nil}, nil
+						return []any{c.fenced, c.lsn, c.seq, c.xid, c.at, c.op, nil, c.key, nil, nil, 0}, nil
 					}
 					continue
 				}
 				if m, ok := w.members[c.schema]; ok {
-					return []any{m.Tenant, c.lsn, c.seq, c.xid, c.at, c.op, w.shapes[c.shape], c.key, c.row, c.unchanged}, nil
+					return []any{m.Tenant, c.lsn, c.seq, c.xid, c.at, c.op, w.shapes[c.shape], c.key, c.row, c.unchanged, c.size}, nil
 				}
 			}
 			return nil, nil
