@@ -461,6 +461,7 @@ func (m *Mover) settle(ctx context.Context, c *comparison, t convert.Table, blue
 		if len(keys) == 0 {
 			return blue, green, nil, nil
 		}
+		m.crash("differences found")
 		if c.State == Green { // which a sweep does now and then: what cannot be brought to blue is a difference
 			_, _ = m.Reverse(ctx, c.Run, c.Tenant)
 		}

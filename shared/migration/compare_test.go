@@ -3,6 +3,7 @@ package migration_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func verified(t *testing.T, m *migration.Mover, id tenant.ID, o migration.Verify
 
 // Wherever a tenant's move stands, what blue and green have of it can be compared.
 func TestVerifyFollowsTheMove(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 4)
 		who := ids[3]
@@ -118,6 +120,7 @@ func TestVerifyFollowsTheMove(t *testing.T) {
 
 // A comparison is cut into parts, and each of its calls goes on where the one before has stopped.
 func TestVerifyGoesOn(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		w.withLegacy(t)
 		const name = "acme00003"
@@ -159,6 +162,7 @@ func TestVerifyGoesOn(t *testing.T) {
 
 // While one side follows the other, a row that is a moment late is no difference; one that stays behind is.
 func TestVerifyLooksAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 4)
 	start(t, w, ids[3:], 10)
@@ -173,18 +177,19 @@ func TestVerifyLooksAgain(t *testing.T) {
 	}
 	cfg := quick
 	cfg.Settle = 3 * time.Second // the rows come in between, on a slow machine too
-	m := migration.New(w.Migrator, w.Queue, cfg)
+	looked := make(chan struct{})
+	var once sync.Once
+	m := migration.New(w.Migrator, w.Queue, cfg, migration.WithCrashPoints(func(at string) {
+		if at == "differences found" {
+			once.Do(func() { close(looked) })
+		}
+	}))
 	done := make(chan migration.Verification)
 	go func() {
 		v, _ := m.Verify(t.Context(), ids[3], migration.VerifyOptions{})
 		done <- v
 	}()
-	// The first look finds all three rows missing; then they come, but for one.
-	require.Eventually(t, func() bool {
-		var n int
-		require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE usename = 'coditect_migrator' AND query LIKE '%app%project%'`).Scan(&n))
-		return n > 0
-	}, 10*time.Second, time.Millisecond)
+	<-looked // all three rows are missing; then they come, but for one
 	copyByHand()
 	execSQL(t, w.GreenAdmin, `DELETE FROM app.project WHERE id = (SELECT min(id::text)::uuid FROM app.project)`)
 	v := <-done
@@ -197,6 +202,7 @@ func TestVerifyLooksAgain(t *testing.T) {
 
 // What an undone move has left in green is found and deleted, and nothing else is.
 func TestRepairDeletesWhatIsLeft(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 3)
 		other := w.NewTenant(t, tenant.Green)

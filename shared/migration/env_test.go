@@ -85,7 +85,7 @@ func (q *inbox) take() (migration.StepTask, bool) {
 }
 
 // quick is a configuration whose waits suit a test.
-var quick = migration.Config{Lease: time.Second, LockTimeout: 100 * time.Millisecond, Stream: stream.Config{Budget: 8 * time.Second}, Limits: migration.Limits{Busy: -1}, SchemaCheck: 300 * time.Millisecond}
+var quick = migration.Config{Lease: time.Second, LockTimeout: 100 * time.Millisecond, Stream: stream.Config{Budget: 8 * time.Second}, Limits: migration.Limits{Busy: -1}, SchemaCheck: 300 * time.Millisecond, Settle: 200 * time.Millisecond}
 
 func newWorld(t *testing.T, env *citustest.Env, opts ...migration.Option) *world {
 	w := &world{Env: env, Queue: &inbox{}}

@@ -125,6 +125,7 @@ func restored(t *testing.T, d *dumps, f migration.Finalisation, into string) {
 }
 
 func TestOwnTenantsAreFinalised(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		d := w.finalising(t)
 		ids := blueTenants(t, w, 3)
@@ -178,6 +179,7 @@ func TestOwnTenantsAreFinalised(t *testing.T) {
 }
 
 func TestForeignTenantsAreFinalised(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		w.withLegacy(t)
 		d := w.finalising(t)
@@ -202,6 +204,7 @@ func TestForeignTenantsAreFinalised(t *testing.T) {
 var finalisePoints = []string{"finalise claimed", "finalise gate taken", "dump written", "finalised", "tables dropped", "last tables dropped"}
 
 func TestAFinalisationThatDies(t *testing.T) {
+	t.Parallel()
 	for _, point := range sample(2, finalisePoints) {
 		t.Run(point, func(t *testing.T) {
 			w := newWorld(t, citustest.New(t))
@@ -248,6 +251,7 @@ func TestAFinalisationThatDies(t *testing.T) {
 // A finalisation sleeps at each point until another one has finished, and the schema was restored
 // where it was. Then it wakes up, and changes nothing.
 func TestAFinalisationThatWakesUp(t *testing.T) {
+	t.Parallel()
 	for _, point := range sample(2, finalisePoints[:len(finalisePoints)-1]) {
 		t.Run(point, func(t *testing.T) {
 			w := newWorld(t, citustest.New(t))
@@ -290,6 +294,7 @@ func TestAFinalisationThatWakesUp(t *testing.T) {
 
 // What makes a finalisation fail leaves everything as it was; once it is mended, it works.
 func TestASchemaThatMustNotBeDropped(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct{ code, spoil, mend string }{
 		"blue_changed":    {"blue_changed", `ALTER TABLE SCHEMA.project DISABLE TRIGGER coditect_fence; INSERT INTO SCHEMA.project (tenant_id, id, name, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), 'late', now(), now() FROM SCHEMA.project LIMIT 1; ALTER TABLE SCHEMA.project ENABLE ALWAYS TRIGGER coditect_fence`, ""},
 		"blue_not_fenced": {"blue_not_fenced", `UPDATE coditect.gate SET closed = false WHERE schema_name = 'SCHEMA'`, `UPDATE coditect.gate SET closed = true WHERE schema_name = 'SCHEMA'`},
@@ -330,6 +335,7 @@ func TestASchemaThatMustNotBeDropped(t *testing.T) {
 // Somebody begins to use the schema while it is being dumped, or when a part of it is dropped:
 // what they have made is not dropped, and the rest is when it is gone.
 func TestASchemaThatComesIntoUse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
 	run := start(t, w, ids, 10)
@@ -355,6 +361,7 @@ func TestASchemaThatComesIntoUse(t *testing.T) {
 }
 
 func TestOnlyGreenTenantsAreFinalised(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
 	run := start(t, w, ids, 10)

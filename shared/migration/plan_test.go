@@ -137,6 +137,7 @@ func ptr[T any](v T) *T { return &v }
 func inMinutes(n int) time.Duration { return time.Duration(n) * time.Minute }
 
 func TestWavesComeInOrder(t *testing.T) {
+	t.Parallel()
 	citustest.Each(t, func(t *testing.T, env *citustest.Env) {
 		w := newPlanned(t, env, quick)
 		ids := blueTenants(t, w.world, 10)
@@ -188,6 +189,7 @@ func TestWavesComeInOrder(t *testing.T) {
 // Whatever dies on the way from one wave to the next: the sweeper goes on, and never opens a wave
 // before the one before it is done.
 func TestAWaveSurvivesACrash(t *testing.T) {
+	t.Parallel()
 	for _, point := range []string{"run recorded", "batch done", "admitted", "flipped"} {
 		t.Run(point, func(t *testing.T) {
 			w := newPlanned(t, citustest.New(t), quick)
@@ -240,6 +242,7 @@ func TestAWaveSurvivesACrash(t *testing.T) {
 }
 
 func TestTooManyErrorsHaltARun(t *testing.T) {
+	t.Parallel()
 	citustest.Each(t, func(t *testing.T, env *citustest.Env) {
 		w := newPlanned(t, env, quick)
 		ids := blueTenants(t, w.world, 10)
@@ -278,6 +281,7 @@ func TestTooManyErrorsHaltARun(t *testing.T) {
 
 // The errors of a single batch are enough, and whoever an operator undoes is no error.
 func TestABatchHaltsInTheMiddle(t *testing.T) {
+	t.Parallel()
 	w := newPlanned(t, citustest.New(t), migration.Config{Lease: time.Second, LockTimeout: 100 * time.Millisecond, GroupTenants: 1})
 	ids := blueTenants(t, w.world, 6)
 	run := w.start(t, migration.Plan{Tenants: ids, Waves: planner.OneWave, Budget: planner.Budget{Errors: ptr(int64(1))}})
@@ -309,6 +313,7 @@ func TestABatchHaltsInTheMiddle(t *testing.T) {
 
 // No more batches are at work than the plan allows, whatever is lost or comes twice.
 func TestConcurrencyIsBounded(t *testing.T) {
+	t.Parallel()
 	w := newPlanned(t, citustest.New(t), quick)
 	blueTenants(t, w.world, 9)
 	run := w.start(t, migration.Plan{BatchSize: 1, Concurrency: 2})
@@ -351,6 +356,7 @@ func TestConcurrencyIsBounded(t *testing.T) {
 }
 
 func TestNothingBeginsOutsideOfTheHours(t *testing.T) {
+	t.Parallel()
 	w := newPlanned(t, citustest.New(t), quick)
 	ids := blueTenants(t, w.world, 3)
 	evening, err := planner.ParseHours("22:00-06:00@Europe/Berlin")
@@ -432,6 +438,7 @@ func fencesUp(t *testing.T, w *world, ids []tenant.ID) (n int) {
 
 // A run moves no more rows in a minute than it may, and one group.
 func TestRowsPerSecondHold(t *testing.T) {
+	t.Parallel()
 	cfg := quick
 	cfg.GroupTenants = 2
 	w := newPlanned(t, citustest.New(t), cfg)
@@ -482,6 +489,7 @@ func TestRowsPerSecondHold(t *testing.T) {
 // A large tenant pays for its rows chunk by chunk, rests when the hours are over, and goes on
 // with what it has when they open.
 func TestALargeTenantRests(t *testing.T) {
+	t.Parallel()
 	citustest.Each(t, func(t *testing.T, env *citustest.Env) {
 		w := newPlanned(t, env, online)
 		id := w.NewTenant(t, tenant.Blue)
@@ -544,6 +552,7 @@ func TestALargeTenantRests(t *testing.T) {
 }
 
 func TestRulesChooseTenants(t *testing.T) {
+	t.Parallel()
 	citustest.Each(t, func(t *testing.T, env *citustest.Env) {
 		w := newPlanned(t, env, quick)
 		ids := blueTenants(t, w.world, 5)
@@ -620,6 +629,7 @@ func TestRulesChooseTenants(t *testing.T) {
 
 // A dry run says what a start then does.
 func TestAPlanIsWhatComes(t *testing.T) {
+	t.Parallel()
 	w := newPlanned(t, citustest.New(t), quick)
 	ids := blueTenants(t, w.world, 8)
 	plan := migration.Plan{Source: "platform", Rules: planner.Rules{Exclude: ids[:1]}, BatchSize: 2, Concurrency: 2, Soak: inMinutes(1), Actor: "test"}

@@ -37,6 +37,7 @@ func leftInGreen(t *testing.T, w *world, id tenant.ID) (n int) {
 
 // There, back, and there again, while the tenants are written all the time.
 func TestThereAndBackAgain(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 3)
 		neighbour := w.NewTenant(t, tenant.Green)
@@ -76,6 +77,7 @@ var backPoints = []string{"rollback recorded", "rollback claimed", "green again"
 // A rollback dies after each of its effects, and the sweep finishes it. The tenant is written
 // all the time.
 func TestARollbackDiesAnywhere(t *testing.T) {
+	t.Parallel()
 	for i, point := range sample(3, backPoints) {
 		t.Run(point, func(t *testing.T) {
 			env := citustest.New
@@ -111,6 +113,7 @@ func TestARollbackDiesAnywhere(t *testing.T) {
 // A large tenant is compared in chunks while it is written, and with each what has been
 // written comes over: little is left to prove when its writers wait.
 func TestALargeTenantComesBack(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 2)[1:] // of one project
 		schema := blueSchema(ids[0])
@@ -142,6 +145,7 @@ func TestALargeTenantComesBack(t *testing.T) {
 // Whoever reads in green when a tenant goes back reads to the end of its transaction: the rows
 // are deleted when nobody can be reading them.
 func TestAReaderInGreenReadsToItsEnd(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 3)
 		run := start(t, w, ids, 10)
@@ -182,6 +186,7 @@ func fenceOf(t *testing.T, w *world, id tenant.ID) (what string) {
 // A rollback falls asleep, another one finishes, and the tenant moves on and is written: the
 // sleeper wakes and changes nothing.
 func TestAZombieRollbackIsHarmless(t *testing.T) {
+	t.Parallel()
 	for _, point := range sample(3, []string{"rollback claimed", "changes read", "changes applied in blue", "compared", "fenced back", "gate shut", "proven", "flipped back"}) {
 		for _, moved := range []bool{false, true} {
 			t.Run(fmt.Sprint(point, moved), func(t *testing.T) {
@@ -221,6 +226,7 @@ func TestAZombieRollbackIsHarmless(t *testing.T) {
 // A writer that holds its transaction open is waited for a little; then green opens again for
 // the others, and the rollback is tried later.
 func TestARollbackDoesNotCutATransactionOff(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 1)
 		run := start(t, w, ids, 10)
@@ -256,6 +262,7 @@ func TestARollbackDoesNotCutATransactionOff(t *testing.T) {
 // A transaction that entered green before the rollback and has not written yet is refused
 // when it writes, however long it waits and whatever snapshot it has.
 func TestStaleTransactionsAreRefusedInGreen(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 1)
 		run := start(t, w, ids, 10)
@@ -294,6 +301,7 @@ func TestStaleTransactionsAreRefusedInGreen(t *testing.T) {
 // Nobody but the mover gets through the fence of a tenant that has left, and the mover only
 // with the tenant's own token.
 func TestNobodyElseWritesBehindTheFence(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
 	start(t, w, ids, 10)
@@ -337,6 +345,7 @@ func TestNobodyElseWritesBehindTheFence(t *testing.T) {
 
 // What is written in green comes to blue by itself, while the tenant stays.
 func TestChangesComeBackWithTheSweep(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		ids := blueTenants(t, w, 3)
 		run := start(t, w, ids, 10)
@@ -366,6 +375,7 @@ func TestChangesComeBackWithTheSweep(t *testing.T) {
 // A tenant that was suspended in green comes back suspended, one that was suspended before it
 // went does not.
 func TestSuspensionComesBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
 	suspend := func(status string, id tenant.ID) {
@@ -387,6 +397,7 @@ func TestSuspensionComesBack(t *testing.T) {
 
 // Only what is green can go back, and a request says so.
 func TestWhatCannotGoBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.New(t))
 	ids := blueTenants(t, w, 2)
 	run := start(t, w, ids, 10)
@@ -449,6 +460,7 @@ func tableRows(t *testing.T, w *world, schema string, green bool, id tenant.ID) 
 // A foreign tenant comes back as it was, whatever types its columns have: every row was
 // written in green. Its own application goes on with ids that green has not given out.
 func TestALegacyTenantComesBack(t *testing.T) {
+	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		w.withLegacy(t)
 		const schema = "acme00003"
@@ -497,6 +509,7 @@ func TestALegacyTenantComesBack(t *testing.T) {
 
 // An id that only green is wide enough for keeps its tenant there.
 func TestAnIDThatDoesNotFitBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.New(t))
 	w.withLegacy(t)
 	id := tenant.ImportedID("legacy", "acme00004")
@@ -520,6 +533,7 @@ func TestAnIDThatDoesNotFitBack(t *testing.T) {
 // A tenant's shard is moved to another worker and back between its changes: ids are drawn where
 // the rows are, and the order of each row's changes holds all the same.
 func TestChangesOfAMovedShardStayInOrder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, citustest.NewCitus(t))
 	ids := blueTenants(t, w, 1)
 	run := start(t, w, ids, 10)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -84,9 +85,26 @@ func citusGreen(t testing.TB) string {
 	for _, s := range c.nodes() {
 		run(t, s.DSN("postgres", "postgres"), `CREATE DATABASE `+name+` TEMPLATE `+greenTemplate)
 		run(t, s.DSN("postgres", "postgres"), `GRANT CREATE ON DATABASE `+name+` TO coditect_owner`) // not copied
-		t.Cleanup(func() { run(t, s.DSN("postgres", "postgres"), `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`) })
+		t.Cleanup(func() { drop(t, s, name) })
 	}
 	return c.coordinator.DSN(name, "postgres")
+}
+
+// drop drops a database. A process of Citus that was just told to end may still be in it.
+func drop(t testing.TB, s *localpg.Server, name string) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, s.DSN("postgres", "postgres"))
+	require.NoError(t, err)
+	defer conn.Close(ctx)
+	for try := 0; ; try++ {
+		_, err = conn.Exec(ctx, `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`)
+		if err == nil || try == 100 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	require.NoError(t, err)
 }
 
 func run(t testing.TB, dsn, sql string) {
