@@ -18,6 +18,16 @@ import (
 
 // TestSoakMoves moves tenants of all sizes, run after run, while they are written and
 // processes are killed at random. SOAK_SEED repeats the choices, SOAK_MINUTES says how long.
+// everything: go through all points, not a sample of them.
+const everything = true
+
+// TestSoakEveryPoint kills functions and databases at every named point.
+func TestSoakEveryPoint(t *testing.T) {
+	t.Run("functions", TestStepIsKilledAnywhere)
+	t.Run("functions, online", TestFunctionsAreKilledWhileTenantsMoveOnline)
+	t.Run("databases", TestDatabasesAreKilledAnywhere)
+}
+
 // backPoints are all points of a rollback.
 var backPoints = []string{"rollback recorded", "rollback claimed", "green again", "blue entered", "changes read", "changes applied in blue", "changes deleted in green", "chunk compared", "compared",
 	"fenced back", "gate shut", "writers drained", "proven", "flipped back", "blue's gate told", "fence lifted"}

@@ -76,13 +76,13 @@ func sample(oneIn int, points []string) (out []string) {
 
 // everyPoint runs f for each crash point of the ways to move a tenant.
 func everyPoint(t *testing.T, ahead, fenced, streamed []string, f func(t *testing.T, cfg migration.Config, point string)) {
-	for _, p := range sample(2, ahead) {
+	for _, p := range sample(3, ahead) {
 		t.Run("ahead/"+p, func(t *testing.T) { f(t, quick, p) })
 	}
 	for _, p := range sample(2, fenced) {
 		t.Run("fenced/"+p, func(t *testing.T) { f(t, fencedFirst, p) })
 	}
-	for _, p := range sample(4, streamed) {
+	for _, p := range sample(5, streamed) {
 		t.Run("online/"+p, func(t *testing.T) { f(t, online, p) })
 	}
 }
@@ -473,7 +473,7 @@ func TestAMillionRows(t *testing.T) {
 	ahead := quick
 	ahead.AheadMax = 1 << 30
 	t.Run("ahead of the fence", func(t *testing.T) { aMillionRows(t, ahead, 1_000_000) })
-	t.Run("online", func(t *testing.T) { aMillionRows(t, streamed, 300_000) })
+	t.Run("online", func(t *testing.T) { aMillionRows(t, streamed, 200_000) })
 	t.Run("page by page under the fence", func(t *testing.T) { aMillionRows(t, small, 300_000) })
 }
 

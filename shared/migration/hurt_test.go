@@ -350,7 +350,7 @@ const oneRow = `CREATE TABLE thing (id int PRIMARY KEY, note text); INSERT INTO 
 
 // Many tenants of one row move online, in one batch and one lane, while some are written.
 func TestManyTenantsOfOneRow(t *testing.T) {
-	tenants := 200
+	tenants := 80
 	if everything {
 		tenants = 1000
 	}
