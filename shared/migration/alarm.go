@@ -80,7 +80,7 @@ func (m *Mover) alarmTenants(ctx context.Context, tx pgx.Tx) ([]LagAlarm, error)
 	return m.alarmed(ctx, tx, `WITH now AS (SELECT x.id, CASE WHEN c.at < clock_timestamp() - $1::interval
 				THEN format('a change of %s s ago is not in green', extract(epoch FROM clock_timestamp() - c.at)::bigint) END AS why
 			FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) AS x(id, lsn, seq) LEFT JOIN LATERAL (
-				SELECT at FROM control.change WHERE tenant_id = x.id AND (lsn, seq) > (x.lsn, x.seq) ORDER BY lsn, seq LIMIT 1) c ON true)
+				SELECT at FROM control.pack WHERE tenant_id = x.id AND (lsn, seq) > (x.lsn, x.seq) ORDER BY lsn, seq LIMIT 1) c ON true)
 		UPDATE control.streamed s SET alarmed_at = CASE WHEN now.why IS NOT NULL THEN clock_timestamp() END FROM now
 		WHERE s.tenant_id = now.id AND (now.why IS NULL) <> (s.alarmed_at IS NULL) RETURNING s.run_id, s.tenant_id, s.database_name, s.number, now.why`,
 		m.cfg.LagAlarm, ids, lsns, seqs)

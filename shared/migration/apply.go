@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration/change"
@@ -16,91 +17,135 @@ import (
 	"github.com/coditect/platform/shared/migration/stream"
 )
 
-// applyAtOnce is how many changes are applied in one transaction, at most.
-const applyAtOnce = 10_000
+// applyAtOnce is how many changes are applied in one transaction, and changesAtOnce how many bytes
+// of them are in memory at once, about. Packs are taken whole.
+const (
+	applyAtOnce   = 10_000
+	changesAtOnce = 4 << 20
+	packsAtOnce   = 1000
+)
 
-// spooled is one change as the spool has it.
-type spooled struct {
-	lsn, seq, xid int64
-	op            byte
-	shape         *int32
-	key           []string
-	row           []*string
-	unchanged     []int32
-	bytes         int
+// nearBytes is how far the spool may be behind blue's WAL and still counts as near its end.
+const nearBytes = 1 << 20
+
+// watermark is a place in a lane: of a change, or how far a tenant's changes are applied.
+type watermark struct{ lsn, seq int64 }
+
+// batch is what is applied in one transaction: packs of the spool that follow each other.
+type batch struct {
+	changes []stream.Change
+	last    watermark // of its last pack
+	full    bool      // as many as are taken at once
+	spooled int64     // how far the spool was before it was read
+	lags    bool      // and it was not near the end of blue's WAL
 }
 
-// applied says what one transaction of the applier has done.
-type applied struct {
-	changes int   // taken from the spool
-	full    bool  // as many as it takes at once
-	fence   int64 // the last fence among them
-	spooled int64 // how far the spool was
-}
-
-// applySome applies the next changes of the spool to green, in one transaction with the
-// position: each is applied exactly once, however often this is called and wherever it dies.
-func (o *onlineMove) applySome(ctx context.Context) (out applied, err error) {
-	m := o.m
-	control, err := m.control(ctx)
-	if err != nil {
-		return out, err
+// fence returns the last fence among a batch's changes, 0 if there is none.
+func (b batch) fence() int64 {
+	for _, c := range slices.Backward(b.changes) {
+		if c.Op == stream.Fence {
+			return c.FenceID
+		}
 	}
-	// Looked up before the transaction begins: what is spooled later is applied later.
+	return 0
+}
+
+// next reads the changes after a place, of transactions that are wholly in the spool.
+func (o *onlineMove) next(ctx context.Context, after watermark) (b batch, err error) {
+	control, err := o.m.control(ctx)
+	if err != nil {
+		return b, err
+	}
+	// Looked up first: what is spooled later is applied later.
 	p, err := stream.PositionOf(ctx, control, o.lane)
 	if err != nil {
-		return out, err
+		return b, err
 	}
 	if p.Slot != o.slot {
-		return out, errOutdated // given up: the next step starts over
+		return b, errOutdated // given up: the next step starts over
 	}
-	out.spooled = p.Spooled
-	lsn, seq, err := o.position(ctx, control)
-	if err != nil {
-		return out, err
+	b.spooled, b.lags, b.last = p.Spooled, p.WALEnd-p.Spooled > nearBytes, after
+	packs, err := o.readPacks(ctx, control, `(lsn, seq) > ($2, $3) AND lsn < $4`, applyAtOnce, after.lsn, after.seq, p.Spooled)
+	if err != nil || len(packs) == 0 {
+		return b, err
 	}
-	list, err := o.read(ctx, control, lsn, seq, p.Spooled)
-	if err != nil || len(list) == 0 {
-		return out, err
+	n, bytes := 0, 0
+	for _, k := range packs {
+		n, bytes, b.last = n+k.changes, bytes+k.bytes, k.watermark
 	}
-	err = m.writeGreen(ctx, o.v.State, []Move{o.v}, func(tx pgx.Tx) error {
-		n, err := o.apply(ctx, tx, list)
+	b.changes = make([]stream.Change, 0, n)
+	for _, k := range packs {
+		changes, err := stream.Unpack(k.data)
 		if err != nil {
-			return err
+			return b, err
 		}
-		last := list[len(list)-1]
-		tag, err := tx.Exec(ctx, `UPDATE control.applied SET lsn = $4, seq = $5, changes = changes + $6 WHERE tenant_id = $1 AND lsn = $2 AND seq = $3`,
-			o.v.Tenant, lsn, seq, last.lsn, last.seq, n)
-		return oneEach(tag.RowsAffected(), 1, err)
-	})
+		b.changes = append(b.changes, changes...)
+	}
+	b.full = n >= applyAtOnce || bytes >= changesAtOnce || len(packs) == packsAtOnce
+	return b, nil
+}
+
+// spooledPack is a pack as the spool has it.
+type spooledPack struct {
+	watermark
+	changes, bytes int
+	data           string
+}
+
+// readPacks reads the first of the tenant's packs for which a condition holds, of about so many changes at
+// most, and no more than memory holds. The condition's parameters begin with $2.
+func (o *onlineMove) readPacks(ctx context.Context, db querier, condition string, changes int, args ...any) ([]spooledPack, error) {
+	rows, err := db.Query(ctx, fmt.Sprintf(`SELECT lsn, seq, changes, bytes, data FROM (
+			SELECT *, sum(bytes) OVER w - bytes AS bytes_before, sum(changes) OVER w - changes AS changes_before FROM (
+				SELECT * FROM control.pack WHERE tenant_id = $1 AND %s ORDER BY lsn, seq LIMIT %d) y WINDOW w AS (ORDER BY lsn, seq)) x
+		WHERE bytes_before < %d AND changes_before < %d ORDER BY lsn, seq`, condition, packsAtOnce, changesAtOnce, changes), append([]any{o.v.Tenant}, args...)...)
 	if err != nil {
-		return out, o.explain(err)
+		return nil, fmt.Errorf("migration: read the spool of %s: %w", o.v.Tenant, err)
 	}
-	m.crash("changes applied")
-	out.changes = len(list)
-	bytes := 0
-	for _, c := range list {
-		bytes += c.bytes
-		if c.op == stream.Fence {
-			if out.fence, err = strconv.ParseInt(c.key[0], 10, 64); err != nil {
-				return out, err
-			}
-		}
-	}
-	out.full = len(list) >= applyAtOnce || bytes >= changesAtOnce
-	return out, nil
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (k spooledPack, err error) {
+		var data pgtype.DriverBytes // not copied: the string is
+		err = row.Scan(&k.lsn, &k.seq, &k.changes, &k.bytes, &data)
+		k.data = string(data)
+		return k, err
+	})
 }
 
 // position reads how far the tenant's changes are applied.
-func (o *onlineMove) position(ctx context.Context, db querier) (lsn, seq int64, err error) {
-	err = db.QueryRow(ctx, `SELECT lsn, seq FROM control.applied WHERE tenant_id = $1`, o.v.Tenant).Scan(&lsn, &seq)
+func (o *onlineMove) position(ctx context.Context) (at watermark, err error) {
+	control, err := o.m.control(ctx)
+	if err != nil {
+		return at, err
+	}
+	err = control.QueryRow(ctx, `SELECT lsn, seq FROM control.applied WHERE tenant_id = $1`, o.v.Tenant).Scan(&at.lsn, &at.seq)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, 0, errOutdated // the tenant has left the stream: a newer step has finished or undone its move
+		return at, errOutdated // the tenant has left the stream: a newer step has finished or undone its move
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("migration: position of %s: %w", o.v.Tenant, err)
+		return at, fmt.Errorf("migration: position of %s: %w", o.v.Tenant, err)
 	}
-	return lsn, seq, nil
+	return at, nil
+}
+
+// apply applies a batch to green, in one transaction with the position: each change is applied exactly
+// once, however often this is called and wherever it dies.
+func (o *onlineMove) apply(ctx context.Context, from watermark, b batch) error {
+	if len(b.changes) == 0 {
+		return nil
+	}
+	err := o.m.writeGreen(ctx, o.v.State, []Move{o.v}, func(tx pgx.Tx) error {
+		n, err := o.applyTables(ctx, tx, b.changes)
+		if err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `UPDATE control.applied SET lsn = $4, seq = $5, changes = changes + $6 WHERE tenant_id = $1 AND lsn = $2 AND seq = $3`,
+			o.v.Tenant, from.lsn, from.seq, b.last.lsn, b.last.seq, n)
+		return oneEach(tag.RowsAffected(), 1, err)
+	})
+	if err != nil {
+		return o.explain(err)
+	}
+	o.m.crash("changes applied")
+	return nil
 }
 
 // explain makes a change that did not fit a difference between the databases.
@@ -112,38 +157,9 @@ func (o *onlineMove) explain(err error) error {
 	return fmt.Errorf("migration: apply changes of %s: %w", o.v.Tenant, err)
 }
 
-// changesAtOnce is how many bytes of changes are in memory at once, about. A single one may be larger.
-const changesAtOnce = 8 << 20
-
-// read reads the next changes of transactions that are wholly in the spool.
-func (o *onlineMove) read(ctx context.Context, db querier, lsn, seq, to int64) ([]spooled, error) {
-	return o.readSpool(ctx, db, `(lsn, seq) > ($2, $3) AND lsn < $4`, applyAtOnce, lsn, seq, to)
-}
-
-// readSpool reads the first of the tenant's changes for which a condition holds, at most limit of
-// them and no more than memory holds. The condition's parameters begin with $2.
-func (o *onlineMove) readSpool(ctx context.Context, db querier, condition string, limit int, args ...any) ([]spooled, error) {
-	rows, err := db.Query(ctx, `SELECT lsn, seq, xid, op::text, shape, key, row, unchanged, bytes FROM (
-			SELECT *, sum(bytes) OVER (ORDER BY lsn, seq) - bytes AS before FROM (
-				SELECT * FROM control.change WHERE tenant_id = $1 AND `+condition+` ORDER BY lsn, seq LIMIT `+strconv.Itoa(limit)+`) y) x
-		WHERE before < `+strconv.Itoa(changesAtOnce)+` ORDER BY lsn, seq`, append([]any{o.v.Tenant}, args...)...)
-	if err != nil {
-		return nil, fmt.Errorf("migration: read the spool of %s: %w", o.v.Tenant, err)
-	}
-	return pgx.CollectRows(rows, scanSpooled)
-}
-
-func scanSpooled(row pgx.CollectableRow) (c spooled, err error) {
-	var op string
-	if err = row.Scan(&c.lsn, &c.seq, &c.xid, &op, &c.shape, &c.key, &c.row, &c.unchanged, &c.bytes); err == nil {
-		c.op = op[0]
-	}
-	return c, err
-}
-
-// apply applies changes table by table: foreign keys are off, so only the order within a table
+// applyTables applies changes table by table: foreign keys are off, so only the order within a table
 // counts. It returns how many were not in the copy already.
-func (o *onlineMove) apply(ctx context.Context, tx pgx.Tx, list []spooled) (n int, err error) {
+func (o *onlineMove) applyTables(ctx context.Context, tx pgx.Tx, list []stream.Change) (n int, err error) {
 	byTable, err := o.sort(ctx, list)
 	if err != nil {
 		return 0, err
@@ -166,51 +182,45 @@ func (o *onlineMove) apply(ctx context.Context, tx pgx.Tx, list []spooled) (n in
 }
 
 // sort puts changes to their tables.
-func (o *onlineMove) sort(ctx context.Context, list []spooled) (map[string][]spooled, error) {
-	out := map[string][]spooled{}
+func (o *onlineMove) sort(ctx context.Context, list []stream.Change) (map[string][]stream.Change, error) {
+	out := map[string][]stream.Change{}
 	for _, c := range list {
-		if c.op == stream.Fence {
+		if c.Op == stream.Fence {
 			continue
 		}
-		s, err := o.m.shapeOf(ctx, *c.shape)
+		s, err := o.fitOf(ctx, c.Shape)
 		if err != nil {
 			return nil, err
 		}
-		out[s.table] = append(out[s.table], c)
-	}
-	for name := range out {
-		if !slices.ContainsFunc(o.l.Tables, func(t convert.Table) bool { return t.Name == name }) {
-			return nil, fault.New(fault.Conflict, "schema_changed", "table %s is not one of those that were planned to move; plan the run again", name)
-		}
+		out[s.table.Name] = append(out[s.table.Name], c)
 	}
 	return out, nil
 }
 
 // applyTable applies one table's changes: those that the copy has not seen.
-func (o *onlineMove) applyTable(ctx context.Context, tx pgx.Tx, t convert.Table, g *gate, list []spooled) (n int, err error) {
+func (o *onlineMove) applyTable(ctx context.Context, tx pgx.Tx, t convert.Table, g *gate, list []stream.Change) (n int, err error) {
 	to := greenTarget(o.l, t, o.v)
-	var run []change.Change
+	run := make([]change.Change, 0, len(list))
 	flush := func() error {
 		err := change.Apply(ctx, tx, to, run)
 		n += len(run)
 		run = run[:0]
 		return err
 	}
+	r := rowReader{cells: make([]change.Cell, len(list)*len(t.Columns))}
 	for _, c := range list {
-		if c.op == stream.Truncate {
+		if c.Op == stream.Truncate {
 			if err := flush(); err != nil {
 				return n, err
 			}
-			if err := o.truncate(ctx, tx, t, g, c.xid); err != nil {
+			if err := o.truncate(ctx, tx, t, g, c.XID); err != nil {
 				return n, err
 			}
 			continue
 		}
-		made, err := o.changesOf(ctx, t, g, c)
-		if err != nil {
+		if run, err = o.changesOf(ctx, g, c, &r, run); err != nil {
 			return n, err
 		}
-		run = append(run, made...)
 	}
 	return n, flush()
 }
@@ -228,69 +238,53 @@ func (o *onlineMove) truncate(ctx context.Context, tx pgx.Tx, t convert.Table, g
 	return nil
 }
 
-// changesOf turns a spooled change into what is to be applied. A change of a key is a delete
+// changesOf adds to run what is to be applied of a spooled change. A change of a key is a delete
 // of the old and an insert of the new one when the copy has seen one of the two only.
-func (o *onlineMove) changesOf(ctx context.Context, t convert.Table, g *gate, c spooled) ([]change.Change, error) {
-	s, err := o.m.shapeOf(ctx, *c.shape)
+func (o *onlineMove) changesOf(ctx context.Context, g *gate, c stream.Change, r *rowReader, run []change.Change) ([]change.Change, error) {
+	s, err := o.fitOf(ctx, c.Shape)
 	if err != nil {
-		return nil, err
+		return run, err
 	}
-	at, err := s.fit(t)
+	before, after, row, err := r.read(s, c)
 	if err != nil {
-		return nil, err
-	}
-	var before, after []string
-	var row []change.Cell
-	if c.op != stream.Insert {
-		before = s.keyOf(t, c.key)
-	}
-	if c.op != stream.Delete {
-		row = cellsOf(at, c)
-		after = make([]string, len(t.Key))
-		for i, k := range t.Key {
-			for j, column := range t.Columns {
-				if column.Name == k {
-					after[i] = row[j].Text
-				}
-			}
-		}
+		return run, err
 	}
 	var seenBefore, seenAfter bool
 	if before != nil {
-		if seenBefore, err = g.seen(ctx, c.xid, before); err != nil {
-			return nil, err
+		if seenBefore, err = g.seen(ctx, c.XID, before); err != nil {
+			return run, err
 		}
 	}
 	if seenAfter = seenBefore; after != nil && !slices.Equal(before, after) {
-		if seenAfter, err = g.seen(ctx, c.xid, after); err != nil {
-			return nil, err
+		if seenAfter, err = g.seen(ctx, c.XID, after); err != nil {
+			return run, err
 		}
 	}
-	switch c.op {
+	switch c.Op {
 	case stream.Insert:
 		if seenAfter {
-			return nil, nil
+			return run, nil
 		}
-		return []change.Change{{Op: change.Insert, Row: row}}, nil
+		return append(run, change.Change{Op: change.Insert, Row: row}), nil
 	case stream.Delete:
 		if seenBefore {
-			return nil, nil
+			return run, nil
 		}
-		return []change.Change{{Op: change.Delete, Key: before}}, nil
+		return append(run, change.Change{Op: change.Delete, Key: before}), nil
 	}
 	switch {
 	case seenBefore && seenAfter:
-		return nil, nil
+		return run, nil
 	case !seenBefore && !seenAfter:
-		return []change.Change{{Op: change.Update, Key: before, Row: row}}, nil
+		return append(run, change.Change{Op: change.Update, Key: before, Row: row}), nil
 	case seenAfter: // the row was copied under its new key as well
-		return []change.Change{{Op: change.Delete, Key: before}}, nil
+		return append(run, change.Change{Op: change.Delete, Key: before}), nil
 	}
 	// The copy came too late for the old key and too early for the new one: the row is nowhere.
-	if err := o.complete(ctx, t, after, row); err != nil {
-		return nil, err
+	if err := o.complete(ctx, s.table, after, row); err != nil {
+		return run, err
 	}
-	return []change.Change{{Op: change.Insert, Row: row}}, nil
+	return append(run, change.Change{Op: change.Insert, Row: row}), nil
 }
 
 const rowLeftBehind = "row_left_behind"
@@ -323,22 +317,6 @@ func (o *onlineMove) complete(ctx context.Context, t convert.Table, key []string
 		return fault.New(fault.Unavailable, rowLeftBehind, "table %s: a row whose key was changed during the copy, and again since, has a large value that blue did not send; the tenant is copied again", t.Name)
 	}
 	return err
-}
-
-// cellsOf are a row's values in the order of the layout.
-func cellsOf(at []int, c spooled) []change.Cell {
-	out := make([]change.Cell, len(at))
-	for i, j := range at {
-		switch {
-		case slices.Contains(c.unchanged, int32(j+1)):
-			out[i].Unchanged = true
-		case c.row[j] == nil:
-			out[i].Null = true
-		default:
-			out[i].Text = *c.row[j]
-		}
-	}
-	return out
 }
 
 // greenTarget is where changes of a table go.
@@ -377,38 +355,122 @@ func (m *Mover) shapeOf(ctx context.Context, id int32) (changeShape, error) {
 	return s, nil
 }
 
-// fit says where the layout's columns are among the shape's. A table that was changed
-// since the plan has others.
-func (s changeShape) fit(t convert.Table) ([]int, error) {
-	at := make([]int, len(t.Columns))
-	for i, c := range t.Columns {
-		if at[i] = slices.Index(s.columns, c.Name); at[i] < 0 {
-			return nil, schemaChanged(t, c.Name)
+// fitting is how rows of a shape are rows of one of the layout's tables.
+type fitting struct {
+	table convert.Table
+	at    []int // of the layout's columns, where the shape has them
+	key   []int // of the key's columns, where the shape has them
+}
+
+// fitOf says how a shape fits the layout. A table that was changed since the plan has other columns.
+func (o *onlineMove) fitOf(ctx context.Context, id int32) (*fitting, error) {
+	if f, ok := o.fits.Load(id); ok {
+		return f.(*fitting), nil
+	}
+	s, err := o.m.shapeOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(o.l.Tables, func(t convert.Table) bool { return t.Name == s.table })
+	if i < 0 {
+		return nil, fault.New(fault.Conflict, "schema_changed", "table %s is not one of those that were planned to move; plan the run again", s.table)
+	}
+	f := &fitting{table: o.l.Tables[i]}
+	for _, c := range f.table.Columns {
+		at := slices.Index(s.columns, c.Name)
+		if at < 0 {
+			return nil, schemaChanged(f.table, c.Name)
 		}
+		f.at = append(f.at, at)
 	}
 	for _, name := range s.columns {
-		if !slices.ContainsFunc(t.Columns, func(c convert.Column) bool { return c.Name == name }) {
-			return nil, schemaChanged(t, name)
+		if !slices.ContainsFunc(f.table.Columns, func(c convert.Column) bool { return c.Name == name }) {
+			return nil, schemaChanged(f.table, name)
 		}
 	}
-	return at, nil
+	for _, k := range f.table.Key {
+		at := slices.Index(s.columns, k)
+		if !slices.Contains(s.key, at) {
+			return nil, errNoKey(f)
+		}
+		f.key = append(f.key, at)
+	}
+	o.fits.Store(id, f)
+	return f, nil
 }
 
 func schemaChanged(t convert.Table, column string) error {
 	return fault.New(fault.Conflict, "schema_changed", "table %s: column %s was added, renamed or dropped while its tenant moves; plan the run again", t.Name, column)
 }
 
-// keyOf puts a key's texts, which blue sends in the order of its columns, into the layout's order.
-func (s changeShape) keyOf(t convert.Table, texts []string) []string {
-	out := make([]string, len(t.Key))
-	for i, k := range t.Key {
-		for j, at := range s.key {
-			if s.columns[at] == k {
-				out[i] = texts[j]
-			}
+func errNoKey(f *fitting) error {
+	return fault.New(fault.Conflict, "schema_changed", "table %s: blue does not send the key of its rows: its REPLICA IDENTITY must be its primary key", f.table.Name)
+}
+
+// rowReader reads spooled rows into cells that were made at once.
+type rowReader struct {
+	cells  []change.Cell
+	values []stream.Value
+}
+
+// read returns the key before a change, the key after it, and the row after it, in the order of the layout;
+// nil where there is none.
+func (r *rowReader) read(f *fitting, c stream.Change) (before, after []string, row []change.Cell, err error) {
+	if before, after, err = r.keys(f, c); err != nil || after == nil {
+		return before, after, nil, err
+	}
+	if len(r.cells) < len(f.at) {
+		r.cells = make([]change.Cell, len(f.at))
+	}
+	row, r.cells = r.cells[:len(f.at):len(f.at)], r.cells[len(f.at):]
+	for i, j := range f.at {
+		v := r.values[j]
+		row[i] = change.Cell{Text: v.Text, Null: v.Kind == stream.Null, Unchanged: v.Kind == stream.Unchanged}
+	}
+	return before, after, row, nil
+}
+
+// keys is read without the row. Afterwards, values are the row's.
+func (r *rowReader) keys(f *fitting, c stream.Change) (before, after []string, err error) {
+	if c.Old != "" {
+		if before, err = r.key(f, c.Old, nil); err != nil {
+			return nil, nil, err
 		}
 	}
-	return out
+	if c.Op != stream.Delete {
+		if after, err = r.key(f, c.New, before); err != nil {
+			return nil, nil, err
+		}
+	}
+	switch {
+	case c.Op == stream.Update && before == nil:
+		before = after
+	case c.Op == stream.Delete && before == nil:
+		return nil, nil, errNoKey(f)
+	}
+	return before, after, nil
+}
+
+// key reads a row and returns its key. A part of the key so long that it was not sent is what it was before.
+func (r *rowReader) key(f *fitting, row stream.Tuple, before []string) (key []string, err error) {
+	if r.values, err = row.Values(r.values); err != nil {
+		return nil, err
+	}
+	if len(r.values) != len(f.at) {
+		return nil, fault.New(fault.Conflict, "schema_changed", "table %s: a row has %d columns, not %d; plan the run again", f.table.Name, len(r.values), len(f.at))
+	}
+	key = make([]string, len(f.key))
+	for i, j := range f.key {
+		switch v := r.values[j]; {
+		case v.Kind == stream.Text:
+			key[i] = v.Text
+		case v.Kind == stream.Unchanged && before != nil:
+			key[i] = before[i]
+		default:
+			return nil, errNoKey(f)
+		}
+	}
+	return key, nil
 }
 
 // gate tells which changes of a table the copy has seen.

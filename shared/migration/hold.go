@@ -65,7 +65,7 @@ func (m *Mover) behind(ctx context.Context, following []Move) ([]Move, error) {
 	}
 	rows, err = control.Query(ctx, `SELECT s.tenant_id, s.shape, s.joined AND s.slot = l.slot AND l.open, coalesce(c.lsn, 0), coalesce(c.seq, 0)
 		FROM control.streamed s JOIN control.lane l USING (database_name, number)
-		LEFT JOIN LATERAL (SELECT lsn, seq FROM control.change WHERE tenant_id = s.tenant_id AND lsn <= l.spooled ORDER BY lsn DESC, seq DESC LIMIT 1) c ON true
+		LEFT JOIN LATERAL (SELECT lsn, seq FROM control.pack WHERE tenant_id = s.tenant_id AND lsn <= l.spooled ORDER BY lsn DESC, seq DESC LIMIT 1) c ON true
 		WHERE s.tenant_id = ANY($1)`, tenantsOf(following))
 	if err != nil {
 		return nil, err
@@ -127,16 +127,16 @@ func (s *step) holdBatch(ctx context.Context) error {
 
 // follow applies what the spool has, and compares what has been changed for long enough.
 func (o *onlineMove) follow(ctx context.Context) error {
+	at, b, err := o.begin(ctx)
+	if err != nil {
+		return err
+	}
 	for first := true; first || !o.stop(); first = false {
-		done, err := o.applySome(ctx)
+		done, err := o.round(ctx, &at, &b)
 		if err != nil {
 			return err
 		}
-		compared, _, err := o.compareSome(ctx, compareAfter(done.changes))
-		if err != nil {
-			return err
-		}
-		if done.changes == 0 && compared == 0 {
+		if done.applied == 0 && done.compared == 0 {
 			break
 		}
 		o.moved = true

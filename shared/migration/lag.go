@@ -27,7 +27,7 @@ type TenantLag struct {
 	Tenant  tenant.ID `json:"tenant"`
 	State   State     `json:"state"`
 	Rows    int64     `json:"rows"`           // copied so far
-	Changes int64     `json:"changes"`        // in the spool: not applied, or not compared since; at most 100,000 are counted
+	Changes int64     `json:"changes"`        // in the spool: not applied, or not compared since
 	Bytes   int64     `json:"behind_bytes"`   // of WAL, from the last applied change to the newest spooled one
 	Seconds float64   `json:"behind_seconds"` // age of the oldest change that is not applied
 }
@@ -72,9 +72,10 @@ func (t *TenantLag) read(ctx context.Context, db querier, now time.Time) error {
 		return err
 	}
 	var oldest *time.Time
-	err := db.QueryRow(ctx, `SELECT (SELECT count(*) FROM (SELECT FROM control.change WHERE tenant_id = $1 LIMIT 100000) x),
-		greatest(coalesce((SELECT max(lsn) FROM control.change WHERE tenant_id = $1), 0) - CASE WHEN $2::bigint > 0 THEN $2 ELSE coalesce((SELECT min(lsn) FROM control.change WHERE tenant_id = $1), 0) END, 0),
-		(SELECT at FROM control.change WHERE tenant_id = $1 AND (lsn, seq) > ($2, $3) ORDER BY lsn, seq LIMIT 1)`, t.Tenant, lsn, seq).Scan(&t.Changes, &t.Bytes, &oldest)
+	// A pack that has begun to be applied is applied as a whole.
+	err := db.QueryRow(ctx, `SELECT coalesce(sum(changes), 0)::bigint + (SELECT count(*) FROM control.unproven WHERE tenant_id = $1),
+			greatest(coalesce(max(lsn), 0) - CASE WHEN $2::bigint > 0 THEN $2 ELSE coalesce(min(begins), 0) END, 0), min(at) FILTER (WHERE (lsn, seq) > ($2, $3))
+		FROM control.pack WHERE tenant_id = $1`, t.Tenant, lsn, seq).Scan(&t.Changes, &t.Bytes, &oldest)
 	if err == nil && oldest != nil {
 		t.Seconds = max(now.Sub(*oldest).Seconds(), 0)
 	}

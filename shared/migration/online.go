@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
@@ -29,6 +31,8 @@ type onlineMove struct {
 	slot  string
 	stop  func() bool
 	gates map[string]*gate // by table, of what is wholly copied
+	fits  sync.Map         // *fitting by shape of changes
+	ahead *backlog         // what is known of the changes that are to be applied
 	moved bool             // it got further
 }
 
@@ -173,14 +177,10 @@ func (o *onlineMove) join(ctx context.Context) error {
 		return err
 	}
 	if err := o.m.writeGreen(ctx, Planned, []Move{o.v}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `DELETE FROM control.change WHERE tenant_id = $1`, o.v.Tenant); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `DELETE FROM control.chunk WHERE tenant_id = $1`, o.v.Tenant); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `DELETE FROM control.applied WHERE tenant_id = $1`, o.v.Tenant); err != nil {
-			return err
+		for _, table := range []string{"pack", "unproven", "chunk", "applied"} {
+			if _, err := tx.Exec(ctx, `DELETE FROM control.`+table+` WHERE tenant_id = $1`, o.v.Tenant); err != nil {
+				return err
+			}
 		}
 		return purge(ctx, tx, o.l, []Move{o.v})
 	}); err != nil {
@@ -259,23 +259,23 @@ func (o *onlineMove) catchUp(ctx context.Context) (near bool, err error) {
 	if err := o.blue.QueryRow(ctx, `SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint`).Scan(&copied); err != nil {
 		return false, err
 	}
+	at, b, err := o.begin(ctx)
+	if err != nil {
+		return false, err
+	}
 	proved := false
 	for again := true; again || !o.stop(); {
 		again = false
-		done, err := o.applySome(ctx)
+		done, err := o.round(ctx, &at, &b)
 		if err != nil {
 			return false, err
 		}
-		compared, left, err := o.compareSome(ctx, compareAfter(done.changes))
-		if err != nil {
-			return false, err
-		}
-		if done.changes > 0 || compared > 0 {
+		if done.applied > 0 || done.compared > 0 {
 			if err := o.progressed(ctx); err != nil {
 				return false, err
 			}
 		}
-		if done.full || left > nearChanges {
+		if done.full || done.left > nearChanges {
 			continue
 		}
 		if !proved && done.spooled >= copied {
@@ -292,6 +292,55 @@ func (o *onlineMove) catchUp(ctx context.Context) (near bool, err error) {
 		again = near // all that the copy has seen is spooled now
 	}
 	return false, nil
+}
+
+// begin reads how far the tenant's changes are applied, and the first of those that are not.
+func (o *onlineMove) begin(ctx context.Context) (at watermark, b batch, err error) {
+	if at, err = o.position(ctx); err != nil {
+		return at, b, err
+	}
+	b, err = o.next(ctx, at)
+	return at, b, err
+}
+
+// round is what one round has done.
+type round struct {
+	applied  int   // changes
+	full     bool  // there are more, maybe
+	spooled  int64 // how far the spool was: what is before it is applied unless full
+	compared int   // changes
+	left     int   // changes to apply or to compare
+}
+
+// round applies a batch, reads the next one and compares what is applied already, all at the same time: each
+// keeps another process busy. What is compared had been applied before the round began.
+func (o *onlineMove) round(ctx context.Context, at *watermark, b *batch) (done round, err error) {
+	g, together := errgroup.WithContext(ctx)
+	together, cancel := context.WithCancel(together)
+	defer cancel()
+	from, now := *at, *b
+	var following batch
+	g.Go(func() (err error) { following, err = o.next(together, now.last); return err })
+	g.Go(func() (err error) {
+		done.compared, done.left, err = o.compareSome(together, from, now)
+		return err
+	})
+	if err := o.apply(together, from, now); err != nil {
+		cancel()
+		if other := g.Wait(); errors.Is(err, context.Canceled) { // by the others' error
+			err = errors.Join(other, ctx.Err())
+		}
+		return done, err
+	}
+	if err := g.Wait(); err != nil {
+		return done, err
+	}
+	if done.compared > 0 {
+		o.m.crash("changes compared")
+	}
+	done.applied, done.full, done.spooled = len(now.changes), now.full, now.spooled
+	*at, *b = now.last, following
+	return done, nil
 }
 
 // near sends a message through the stream and waits for it: it proves that the receiver is at
@@ -350,18 +399,18 @@ func (o *onlineMove) cutOver(ctx context.Context) error {
 		return err
 	}
 	o.v.State = Fenced
-	var drained bool
+	var end *watermark
 	err = both(ctx,
 		func(ctx context.Context) error { return o.m.moveSequences(ctx, o.blue, o.l, []Move{o.v}) },
-		func(ctx context.Context) (err error) { drained, err = o.drain(ctx, group[0].FenceID); return err })
+		func(ctx context.Context) (err error) { end, err = o.drain(ctx, group[0].FenceID); return err })
 	if err != nil {
 		return err
 	}
-	if !drained {
+	if end == nil {
 		return o.liftAgain(ctx)
 	}
 	o.m.crash("changes copied")
-	if err := o.compareRest(ctx); err != nil {
+	if err := o.compareRest(ctx, *end); err != nil {
 		return err
 	}
 	o.m.crash("verified")
@@ -375,25 +424,37 @@ func (o *onlineMove) cutOver(ctx context.Context) error {
 	return o.m.leaveStream(ctx, o.v)
 }
 
-// drain applies changes until the fence's own message: nothing of the tenant comes after it.
-func (o *onlineMove) drain(ctx context.Context, fenceID int64) (bool, error) {
+// drain applies changes until the fence's own message: nothing of the tenant comes after it. It returns where that
+// is, nil if it did not come in time.
+func (o *onlineMove) drain(ctx context.Context, fenceID int64) (*watermark, error) {
 	control, err := o.m.control(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
+	}
+	at, err := o.position(ctx)
+	if err != nil {
+		return nil, err
 	}
 	for end := time.Now().Add(o.m.cfg.CutoverPatience); ; {
-		done, err := o.applySome(ctx)
-		if err != nil || done.fence == fenceID {
-			return err == nil, err
+		b, err := o.next(ctx, at)
+		if err != nil {
+			return nil, err
+		}
+		if err := o.apply(ctx, at, b); err != nil {
+			return nil, err
+		}
+		at = b.last
+		if b.fence() == fenceID {
+			return &at, nil
 		}
 		if time.Now().After(end) {
-			return false, nil
+			return nil, nil
 		}
-		if done.changes > 0 {
+		if len(b.changes) > 0 {
 			continue
 		}
-		if _, err := o.spooled(ctx, control, done.spooled+1, time.Until(end)); err != nil {
-			return false, err
+		if _, err := o.spooled(ctx, control, b.spooled+1, time.Until(end)); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -444,7 +505,7 @@ func (m *Mover) leaveStream(ctx context.Context, v Move) error {
 	if err != nil {
 		return err
 	}
-	for _, table := range []string{"change", "chunk", "applied", "streamed"} { // streamed last: it is what the sweep looks for
+	for _, table := range []string{"pack", "unproven", "chunk", "applied", "streamed"} { // streamed last: it is what the sweep looks for
 		if _, err := control.Exec(ctx, `DELETE FROM control.`+table+` WHERE tenant_id = $1`, v.Tenant); err != nil {
 			return fmt.Errorf("migration: %s leaves the stream: %w", v.Tenant, err)
 		}

@@ -84,7 +84,7 @@ func TestALargeTenantMovesWhileItIsUsed(t *testing.T) {
 		require.Positive(t, points["changes applied"])
 		require.Positive(t, identical(t, w, w.BlueAdmin, schema, "app", id, true))
 		var left int
-		require.NoError(t, w.Control.QueryRow(ctx, `SELECT (SELECT count(*) FROM control.change) + (SELECT count(*) FROM control.chunk) + (SELECT count(*) FROM control.streamed) + (SELECT count(*) FROM control.applied)`).Scan(&left))
+		require.NoError(t, w.Control.QueryRow(ctx, `SELECT (SELECT count(*) FROM control.pack) + (SELECT count(*) FROM control.unproven) + (SELECT count(*) FROM control.chunk) + (SELECT count(*) FROM control.streamed) + (SELECT count(*) FROM control.applied)`).Scan(&left))
 		require.Zero(t, left, "a tenant that has arrived leaves nothing in the stream")
 	})
 }

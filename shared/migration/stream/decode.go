@@ -1,7 +1,9 @@
 package stream
 
 import (
+	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,29 +13,23 @@ import (
 	"github.com/coditect/platform/shared/tenant"
 )
 
-// Ops of a change, as the spool has them.
-const (
-	Insert   = 'I'
-	Update   = 'U'
-	Delete   = 'D'
-	Truncate = 'T'
-	Fence    = 'F' // the fence went up: every change before it is before this one
-)
-
-// change is one row of the spool, before its tenant is known.
+// change is one change, before its tenant is known.
 type change struct {
-	schema    string
-	fenced    tenant.ID // of a Fence, which names its tenant itself
-	shape     shapeKey
-	lsn, seq  int64
-	xid       int64
-	at        time.Time
-	op        byte
-	key       []*string
-	row       []*string
-	unchanged []int32
-	size      int
+	schema   string
+	fenced   tenant.ID // of a Fence, which names its tenant itself
+	fenceID  int64
+	shape    *shapeKey
+	lsn, seq int64
+	xid      int64
+	at       time.Time
+	op       byte
+	before   []byte // TupleData, as it was sent
+	after    []byte
+	columns  int
 }
+
+// size is about what a change takes in memory where it is applied.
+func (c *change) size() int { return 64 + len(c.before) + len(c.after) + 24*c.columns }
 
 // shapeKey are a table's columns as blue sends them.
 type shapeKey struct {
@@ -43,9 +39,8 @@ type shapeKey struct {
 // relation is what a Relation message told.
 type relation struct {
 	schema string
-	shape  shapeKey
-	key    []int // columns of the key, from 0
-	width  int
+	shape  *shapeKey
+	width  int // columns
 }
 
 // decoder turns pgoutput's messages into changes.
@@ -66,11 +61,16 @@ func widen(id uint32, near int64) int64 {
 	return near + int64(int32(id-uint32(near)))
 }
 
-// decode reads one message.
-func (d *decoder) decode(data []byte) ([]event, error) {
+// decode reads one message, whose bytes are another's afterwards. Rows are not looked into: that
+// is for whoever applies them.
+func (d *decoder) decode(data []byte) (event, error) {
+	switch pglogrepl.MessageType(data[0]) {
+	case pglogrepl.MessageTypeInsert, pglogrepl.MessageTypeUpdate, pglogrepl.MessageTypeDelete:
+		return d.row(slices.Clone(data))
+	}
 	m, err := pglogrepl.Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("stream: decode: %w", err)
+		return event{}, fmt.Errorf("stream: decode: %w", err)
 	}
 	switch m := m.(type) {
 	case *pglogrepl.RelationMessage:
@@ -79,35 +79,28 @@ func (d *decoder) decode(data []byte) ([]event, error) {
 		d.open, d.lsn, d.seq, d.xid, d.at = true, int64(m.FinalLSN), 0, widen(m.Xid, d.near), m.CommitTime
 	case *pglogrepl.CommitMessage:
 		d.open = false
-		return []event{{commit: int64(m.TransactionEndLSN), when: m.CommitTime}}, nil
-	case *pglogrepl.InsertMessage:
-		return d.row(Insert, m.RelationID, nil, m.Tuple)
-	case *pglogrepl.UpdateMessage:
-		return d.row(Update, m.RelationID, m.OldTuple, m.NewTuple)
-	case *pglogrepl.DeleteMessage:
-		return d.row(Delete, m.RelationID, m.OldTuple, nil)
+		return event{commit: int64(m.TransactionEndLSN), when: m.CommitTime}, nil
 	case *pglogrepl.TruncateMessage:
-		var out []event
+		var out []*change
 		for _, id := range m.RelationIDs {
 			r, err := d.relation(id)
 			if err != nil {
-				return nil, err
+				return event{}, err
 			}
 			out = append(out, d.next(&change{op: Truncate, schema: r.schema, shape: r.shape}))
 		}
-		return out, nil
+		return event{changes: out}, nil
 	case *pglogrepl.LogicalDecodingMessage:
 		return d.fence(m)
 	}
-	return nil, nil
+	return event{}, nil
 }
 
 // next numbers a change.
-func (d *decoder) next(c *change) event {
+func (d *decoder) next(c *change) *change {
 	d.seq++
 	c.lsn, c.seq, c.xid, c.at = d.lsn, d.seq, d.xid, d.at
-	c.size += 64
-	return event{change: c}
+	return c
 }
 
 func (d *decoder) relation(id uint32) (*relation, error) {
@@ -119,71 +112,86 @@ func (d *decoder) relation(id uint32) (*relation, error) {
 }
 
 func relationOf(m *pglogrepl.RelationMessage) *relation {
-	r := &relation{schema: m.Namespace, width: len(m.Columns)}
 	var names, numbers []string
 	for i, c := range m.Columns {
 		names = append(names, c.Name)
 		if c.Flags&1 != 0 {
-			r.key = append(r.key, i)
 			numbers = append(numbers, strconv.Itoa(i+1))
 		}
 	}
-	r.shape = shapeKey{m.RelationName, strings.Join(names, "\x00"), strings.Join(numbers, "\x00")}
-	return r
+	return &relation{schema: m.Namespace, width: len(m.Columns), shape: &shapeKey{m.RelationName, strings.Join(names, "\x00"), strings.Join(numbers, "\x00")}}
 }
 
-// row reads a change of one row. The old key is sent only when it is another one.
-func (d *decoder) row(op byte, id uint32, before, after *pglogrepl.TupleData) ([]event, error) {
-	r, err := d.relation(id)
+// row reads a change of one row: the operation, the relation's number, and one or two rows, each
+// behind a letter. The old one is sent only when its key is another one.
+func (d *decoder) row(m []byte) (event, error) {
+	if len(m) < 6 {
+		return event{}, fmt.Errorf("stream: decode: %w", errShort)
+	}
+	r, err := d.relation(binary.BigEndian.Uint32(m[1:]))
 	if err != nil {
-		return nil, err
+		return event{}, err
 	}
-	c := &change{op: op, schema: r.schema, shape: r.shape}
-	if after != nil {
-		c.row = make([]*string, len(after.Columns))
-		for i, v := range after.Columns {
-			switch v.DataType {
-			case pglogrepl.TupleDataTypeNull:
-			case pglogrepl.TupleDataTypeToast:
-				c.unchanged = append(c.unchanged, int32(i+1))
-			default:
-				c.row[i] = c.text(v.Data)
-			}
+	c := &change{op: m[0], schema: r.schema, shape: r.shape, columns: r.width}
+	rest := m[5:]
+	if rest[0] == pglogrepl.UpdateMessageTupleTypeKey || rest[0] == pglogrepl.UpdateMessageTupleTypeOld {
+		n, err := tupleSize(rest[1:])
+		if err != nil {
+			return event{}, err
 		}
+		c.before, rest = rest[1:1+n], rest[1+n:]
 	}
-	if op != Insert {
-		for _, i := range r.key {
-			switch {
-			case before != nil && i < len(before.Columns) && before.Columns[i].DataType == pglogrepl.TupleDataTypeText:
-				c.key = append(c.key, c.text(before.Columns[i].Data))
-			case before == nil && c.row != nil && c.row[i] != nil:
-				c.key = append(c.key, c.row[i])
-			default:
-				return nil, fmt.Errorf("stream: decode: a change of table %s has no key: its REPLICA IDENTITY must be its primary key", r.shape.table)
-			}
+	if len(rest) > 0 {
+		if rest[0] != pglogrepl.UpdateMessageTupleTypeNew {
+			return event{}, fmt.Errorf("stream: decode: a row of table %s is of kind %q", r.shape.table, rest[0])
 		}
+		c.after = rest[1:]
 	}
-	return []event{d.next(c)}, nil
+	return event{change: d.next(c)}, nil
 }
 
-func (c *change) text(b []byte) *string {
-	s := string(b)
-	c.size += len(b) + 24
-	return &s
+// tupleSize is how long the row is with which data begins.
+func tupleSize(data []byte) (int, error) {
+	if len(data) < 2 {
+		return 0, fmt.Errorf("stream: decode a row: %w", errShort)
+	}
+	at := 2
+	for range binary.BigEndian.Uint16(data) {
+		if at >= len(data) {
+			return 0, fmt.Errorf("stream: decode a row: %w", errShort)
+		}
+		kind := data[at]
+		at++
+		if kind == Null || kind == Unchanged {
+			continue
+		}
+		if at+4 > len(data) {
+			return 0, fmt.Errorf("stream: decode a row: %w", errShort)
+		}
+		at += 4 + int(binary.BigEndian.Uint32(data[at:]))
+	}
+	if at > len(data) {
+		return 0, fmt.Errorf("stream: decode a row: %w", errShort)
+	}
+	return at, nil
 }
 
 // fence reads the message that coditect.fence sends in its transaction: "fence TENANT ID".
-func (d *decoder) fence(m *pglogrepl.LogicalDecodingMessage) ([]event, error) {
+func (d *decoder) fence(m *pglogrepl.LogicalDecodingMessage) (event, error) {
 	if m.Prefix != "coditect" || !m.Transactional {
-		return nil, nil
+		return event{}, nil
 	}
 	words := strings.Fields(string(m.Content))
 	if len(words) != 3 || words[0] != "fence" {
-		return nil, nil
+		return event{}, nil
 	}
 	id, err := tenant.ParseID(words[1])
 	if err != nil {
-		return nil, fmt.Errorf("stream: decode: fence of %q: %w", words[1], err)
+		return event{}, fmt.Errorf("stream: decode: fence of %q: %w", words[1], err)
 	}
-	return []event{d.next(&change{op: Fence, fenced: id, key: []*string{&words[2]}})}, nil
+	number, err := strconv.ParseInt(words[2], 10, 64)
+	if err != nil {
+		return event{}, fmt.Errorf("stream: decode: fence %q: %w", words[2], err)
+	}
+	return event{change: d.next(&change{op: Fence, fenced: id, fenceID: number})}, nil
 }

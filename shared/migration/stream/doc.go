@@ -1,5 +1,5 @@
 // Package stream brings the changes that tenants make in a blue database into the spool of
-// green (control.change), in the order of their commits, each exactly once.
+// green (control.pack), in the order of their commits, each exactly once.
 //
 // A [Lane] is one logical replication slot with a publication of the same name. [Join] puts a
 // tenant's tables into the publication behind a barrier; from then on [Receive], which runs for

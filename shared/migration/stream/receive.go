@@ -120,7 +120,7 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	s.confirmed.Store(uint64(s.at.Spooled))
-	events := make(chan event, 4096)
+	events := make(chan event, 256) // rows may be large
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(events)
@@ -191,11 +191,12 @@ func (s *session) start(ctx context.Context, conn *pgconn.PgConn) error {
 
 // event is what the reader hands to the writer.
 type event struct {
-	change *change // one change, or
-	commit int64   // the end of its transaction, or
-	idle   int64   // a position before which there is nothing else
-	end    int64   // of blue's WAL, as of the message
-	when   time.Time
+	change  *change   // one change, or
+	changes []*change // several, or
+	commit  int64     // the end of their transaction, or
+	idle    int64     // a position before which there is nothing else
+	end     int64     // of blue's WAL, as of the message
+	when    time.Time
 }
 
 // read hands on what blue sends until the budget is used up, and confirms what is spooled.
@@ -207,11 +208,16 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 		return pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: at, WALFlushPosition: at, WALApplyPosition: at})
 	}
 	defer func() { _ = report() }()
+	receive, end := receiver(ctx, conn)
+	defer end()
 	for !s.ended.Load() && (time.Now().Before(s.until) || d.open) {
-		wait, cancel := context.WithDeadline(ctx, time.Now().Add(statusEvery))
-		msg, err := conn.ReceiveMessage(wait)
-		cancel()
-		if err != nil && (ctx.Err() != nil || !pgconn.Timeout(err)) {
+		msg, err := receive()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		} else if pgconn.Timeout(err) {
+			err = nil
+		}
+		if err != nil {
 			return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
 		}
 		asked := false
@@ -231,6 +237,29 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 		}
 	}
 	return nil
+}
+
+// receiver returns a function that waits for blue's next message, for about statusEvery at most, and no
+// longer than ctx. A context for each message would cost more than reading it.
+func receiver(ctx context.Context, conn *pgconn.PgConn) (receive func() (pgproto3.BackendMessage, error), end func()) {
+	past := time.Unix(1, 0)
+	stop := context.AfterFunc(ctx, func() { _ = conn.Conn().SetReadDeadline(past) })
+	var until time.Time
+	receive = func() (pgproto3.BackendMessage, error) {
+		if now := time.Now(); until.Sub(now) < statusEvery/2 {
+			until = now.Add(statusEvery)
+			_ = conn.Conn().SetReadDeadline(until)
+			if ctx.Err() != nil { // or else what ended it sets the deadline afterwards
+				_ = conn.Conn().SetReadDeadline(past)
+			}
+		}
+		return conn.ReceiveMessage(context.Background())
+	}
+	end = func() {
+		stop()
+		_ = conn.Conn().SetReadDeadline(time.Time{})
+	}
+	return receive, end
 }
 
 // statusEvery is how often blue hears what is spooled.
@@ -261,16 +290,15 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 		if err != nil {
 			return false, fmt.Errorf("stream: data: %w", err)
 		}
-		found, err := d.decode(x.WALData)
+		e, err := d.decode(x.WALData)
 		if err != nil {
 			return false, err
 		}
-		for _, e := range found {
-			e.end = int64(x.ServerWALEnd)
-			if err := send(e); err != nil {
-				return false, err
-			}
+		if e.change == nil && e.changes == nil && e.commit == 0 {
+			return false, nil
 		}
+		e.end = int64(x.ServerWALEnd)
+		return false, send(e)
 	}
 	return false, nil
 }
@@ -375,22 +403,28 @@ func (w *writer) beat(ctx context.Context) error {
 
 func (w *writer) take(e event) {
 	w.end = max(w.end, e.end)
+	for _, c := range e.changes {
+		w.takeChange(c)
+	}
 	switch {
 	case e.change != nil:
-		c := e.change
-		// Of a transaction that was spooled in parts, a receiver before this one has these already.
-		if c.lsn == w.at.PartLSN && c.seq <= w.at.PartSeq {
-			return
-		}
-		w.rows = append(w.rows, c)
-		w.bytes += c.size
-		w.part = [2]int64{c.lsn, c.seq}
+		w.takeChange(e.change)
 	case e.commit != 0:
 		w.to, w.part, w.when = e.commit, [2]int64{}, e.when
 		w.count++
 	case e.idle > w.to:
 		w.to = e.idle // of a transaction that is there in part, the rest is yet to come
 	}
+}
+
+func (w *writer) takeChange(c *change) {
+	// Of a transaction that was spooled in parts, a receiver before this one has these already.
+	if c.lsn == w.at.PartLSN && c.seq <= w.at.PartSeq {
+		return
+	}
+	w.rows = append(w.rows, c)
+	w.bytes += c.size()
+	w.part = [2]int64{c.lsn, c.seq}
 }
 
 // flush commits what was taken, together with the lane's new position.
@@ -421,7 +455,7 @@ func (w *writer) flush(ctx context.Context) error {
 		if tag.RowsAffected() == 0 {
 			return errTaken
 		}
-		return w.copyRows(ctx, tx)
+		return w.copyPacks(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("stream: spool lane %d of %s: %w", w.lane.Number, w.lane.Database, err)

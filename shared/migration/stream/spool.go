@@ -24,8 +24,8 @@ func (w *writer) know(ctx context.Context) error {
 		if c.op == Fence {
 			continue
 		}
-		if _, ok := w.shapes[c.shape]; !ok {
-			if err := w.learn(ctx, c.shape); err != nil {
+		if _, ok := w.shapes[*c.shape]; !ok {
+			if err := w.learn(ctx, *c.shape); err != nil {
 				return err
 			}
 		}
@@ -71,29 +71,53 @@ func (w *writer) learn(ctx context.Context, k shapeKey) error {
 	return nil
 }
 
-// copyRows writes the changes. One of a schema that is not the lane's is of a tenant that has
-// left it.
-func (w *writer) copyRows(ctx context.Context, tx pgx.Tx) error {
+// Bounds of a pack: whoever applies changes takes whole packs, as many as its memory holds.
+const (
+	packChanges = 2000
+	packBytes   = 1 << 20
+)
+
+// pack sorts changes into packs, a tenant's in their order. One of a schema that is not the lane's is of a
+// tenant that has left it.
+func (w *writer) pack() map[tenant.ID][]*pack {
 	mine := map[tenant.ID]bool{}
 	for _, m := range w.members {
 		mine[m.Tenant] = true
 	}
-	i := -1
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"control", "change"}, []string{"tenant_id", "lsn", "seq", "xid", "at", "op", "shape", "key", "row", "unchanged", "bytes"},
-		pgx.CopyFromFunc(func() ([]any, error) {
-			for i++; i < len(w.rows); i++ {
-				c := w.rows[i]
-				if c.op == Fence {
-					if mine[c.fenced] {
-						return []any{c.fenced, c.lsn, c.seq, c.xid, c.at, c.op, nil, c.key, nil, nil, 0}, nil
-					}
-					continue
-				}
-				if m, ok := w.members[c.schema]; ok {
-					return []any{m.Tenant, c.lsn, c.seq, c.xid, c.at, c.op, w.shapes[c.shape], c.key, c.row, c.unchanged, c.size}, nil
-				}
-			}
-			return nil, nil
-		}))
+	out := map[tenant.ID][]*pack{}
+	for _, c := range w.rows {
+		id := w.members[c.schema].Tenant
+		if c.op == Fence {
+			id = c.fenced
+		}
+		if !mine[id] {
+			continue
+		}
+		packs := out[id]
+		if len(packs) == 0 || packs[len(packs)-1].changes >= packChanges || packs[len(packs)-1].bytes >= packBytes {
+			packs = append(packs, &pack{})
+			out[id] = packs
+		}
+		shape := int32(0)
+		if c.shape != nil {
+			shape = w.shapes[*c.shape]
+		}
+		packs[len(packs)-1].add(c, shape)
+	}
+	return out
+}
+
+// copyPacks writes the changes.
+func (w *writer) copyPacks(ctx context.Context, tx pgx.Tx) error {
+	var rows [][]any
+	for id, packs := range w.pack() {
+		for _, p := range packs {
+			rows = append(rows, []any{id, p.lsn, p.seq, p.begins, p.at, p.changes, p.bytes, p.data})
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"control", "pack"}, []string{"tenant_id", "lsn", "seq", "begins", "at", "changes", "bytes", "data"}, pgx.CopyFromRows(rows))
 	return err
 }

@@ -95,14 +95,56 @@ type lazy func() string
 
 func (l lazy) String() string { return l() }
 
-// spool reads a tenant's changes as text.
-func (w *world) spool(t *testing.T, id tenant.ID) []string {
+// spooled reads a tenant's changes.
+func (w *world) spooled(t *testing.T, id tenant.ID) (out []stream.Change) {
 	t.Helper()
-	rows, err := w.Control.Query(t.Context(), `SELECT concat_ws(' ', c.op, s.table_name, c.key, left(c.row::text, 130), c.unchanged) FROM control.change c
-		LEFT JOIN control.change_shape s ON s.id = c.shape WHERE tenant_id = $1 ORDER BY lsn, seq`, id)
+	rows, err := w.Control.Query(t.Context(), `SELECT changes, lsn, seq, data FROM control.pack WHERE tenant_id = $1 ORDER BY lsn, seq`, id)
 	require.NoError(t, err)
-	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	var (
+		n        int
+		lsn, seq int64
+		data     []byte
+	)
+	_, err = pgx.ForEachRow(rows, []any{&n, &lsn, &seq, &data}, func() error {
+		changes, err := stream.Unpack(string(data))
+		if err != nil {
+			return err
+		}
+		require.Len(t, changes, n)
+		require.Equal(t, [2]int64{lsn, seq}, [2]int64{changes[n-1].LSN, changes[n-1].Seq})
+		out = append(out, changes...)
+		return nil
+	})
 	require.NoError(t, err)
+	return out
+}
+
+// spool reads a tenant's changes as text.
+func (w *world) spool(t *testing.T, id tenant.ID) (out []string) {
+	t.Helper()
+	for _, c := range w.spooled(t, id) {
+		words := []string{string(c.Op)}
+		if c.Op == stream.Fence {
+			words = append(words, fmt.Sprint(c.FenceID))
+		} else {
+			var table string
+			require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT table_name FROM control.change_shape WHERE id = $1`, c.Shape).Scan(&table))
+			words = append(words, table)
+		}
+		for _, row := range []stream.Tuple{c.Old, c.New} {
+			if row == "" {
+				continue
+			}
+			values, err := row.Values(nil)
+			require.NoError(t, err)
+			var texts []string
+			for _, v := range values {
+				texts = append(texts, map[byte]string{stream.Null: "NULL", stream.Unchanged: "same", stream.Text: v.Text}[v.Kind])
+			}
+			words = append(words, "{"+strings.Join(texts, ",")+"}")
+		}
+		out = append(out, strings.Join(words, " "))
+	}
 	return out
 }
 
@@ -130,13 +172,13 @@ func TestChangesAreSpooledInTheOrderOfTheirCommits(t *testing.T) {
 
 	id := w.id.String()
 	want := []string{
-		`I thing {` + id + `,a,"ü \"quoted\", {x}",1.50,NULL,xxx`,
-		`I thing {` + id + `,late,NULL,NaN,"2020-02-02 19:05`,
-		`U thing {` + id + `,a} {` + id + `,a,changed,1.50,NULL,NULL} {6}`,
-		`U thing {` + id + `,late} {` + id + `,b,NULL,NaN,"2020-02-02 19:05:0`,
-		`D thing {` + id + `,b}`,
+		`I thing {` + id + `,a,ü "quoted", {x},1.50,NULL,xxx`,
+		`I thing {` + id + `,late,NULL,NaN,2020-02-02 19:05`,
+		`U thing {` + id + `,a,changed,1.50,NULL,same}`,
+		`U thing {` + id + `,late,NULL,NULL,NULL,NULL} {` + id + `,b,NULL,NaN,2020-02-02 19:05:0`,
+		`D thing {` + id + `,b,NULL,NULL,NULL,NULL}`,
 		`T thing`,
-		`F {1}`,
+		`F 1`,
 	}
 	got := w.spool(t, w.id)
 	require.Len(t, got, len(want), "%s", strings.Join(got, "\n"))
@@ -166,17 +208,20 @@ func TestReceiverDiesInTheMiddleOfATransaction(t *testing.T) {
 		require.Error(t, err)
 		cancel()
 	}
-	var spooled int
-	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT count(*) FROM control.change`).Scan(&spooled))
-	require.Less(t, spooled, rows+10, "the receivers must have died before the end")
+	require.Less(t, len(w.spooled(t, w.id)), rows+10, "the receivers must have died before the end")
 	p, err := stream.PositionOf(t.Context(), w.Control, w.lane)
 	require.NoError(t, err)
 	require.NotZero(t, p.PartSeq, "and one of them inside the transaction")
 	w.receive(t, nil)
-	var distinct int
-	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT count(*), count(DISTINCT row[2]) FROM control.change WHERE tenant_id = $1`, w.id).Scan(&spooled, &distinct))
-	require.Equal(t, rows+10, spooled)
-	require.Equal(t, rows+10, distinct)
+	distinct := map[string]bool{}
+	all := w.spooled(t, w.id)
+	for _, c := range all {
+		values, err := c.New.Values(nil)
+		require.NoError(t, err)
+		distinct[values[1].Text] = true
+	}
+	require.Len(t, all, rows+10)
+	require.Len(t, distinct, rows+10)
 }
 
 // Two receivers of one lane at the same time: the second waits, takes over, and nothing is
@@ -276,4 +321,27 @@ func TestALaneWithoutTenantsIsClosed(t *testing.T) {
 	require.NoError(t, w.blue.QueryRow(t.Context(), `SELECT count(*) FROM pg_replication_slots WHERE database = current_database()`).Scan(&slots))
 	require.Zero(t, slots)
 	require.NoError(t, stream.DropDue(t.Context(), w.Migrator))
+}
+
+// What is cut off or garbled is an error, and never other changes.
+func TestGarbledPacks(t *testing.T) {
+	w := newWorld(t)
+	w.exec(t, `INSERT INTO `+w.schema+`.thing VALUES ($1, 'a', 'some text', 1.5, now(), NULL)`, w.id)
+	w.receive(t, nil)
+	var data []byte
+	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT data FROM control.pack WHERE tenant_id = $1`, w.id).Scan(&data))
+	whole, err := stream.Unpack(string(data))
+	require.NoError(t, err)
+	require.Len(t, whole, 1)
+	for n := 1; n < len(data); n++ {
+		_, err := stream.Unpack(string(data[:n]))
+		require.Error(t, err, "the first %d bytes", n)
+	}
+	row := string(whole[0].New)
+	for n := range len(row) {
+		_, err := stream.Tuple(row[:n]).Values(nil)
+		require.Error(t, err, "the first %d bytes of the row", n)
+	}
+	_, err = stream.Tuple("\x00\x01b\x00\x00\x00\x01x").Values(nil)
+	require.ErrorContains(t, err, "not text")
 }
