@@ -21,7 +21,7 @@ import (
 // of them are in memory at once, about. Packs are taken whole.
 const (
 	applyAtOnce   = 10_000
-	changesAtOnce = 4 << 20
+	changesAtOnce = 8 << 20
 	packsAtOnce   = 1000
 )
 
@@ -33,21 +33,21 @@ type watermark struct{ lsn, seq int64 }
 
 // batch is what is applied in one transaction: packs of the spool that follow each other.
 type batch struct {
-	changes []stream.Change
+	changes int
+	fence   int64 // the last one among them, 0 if there is none
+	work    []work
+	counted int       // changes that the copy has not seen
 	last    watermark // of its last pack
 	full    bool      // as many as are taken at once
 	spooled int64     // how far the spool was before it was read
 	lags    bool      // and it was not near the end of blue's WAL
 }
 
-// fence returns the last fence among a batch's changes, 0 if there is none.
-func (b batch) fence() int64 {
-	for _, c := range slices.Backward(b.changes) {
-		if c.Op == stream.Fence {
-			return c.FenceID
-		}
-	}
-	return 0
+// work is a part of a batch, about one table: changes, or what is left of a TRUNCATE.
+type work struct {
+	changes *change.Prepared
+	empty   []string // conditions on rows that are to be deleted
+	table   string
 }
 
 // next reads the changes after a place, of transactions that are wholly in the spool.
@@ -69,20 +69,20 @@ func (o *onlineMove) next(ctx context.Context, after watermark) (b batch, err er
 	if err != nil || len(packs) == 0 {
 		return b, err
 	}
-	n, bytes := 0, 0
+	bytes := 0
 	for _, k := range packs {
-		n, bytes, b.last = n+k.changes, bytes+k.bytes, k.watermark
+		b.changes, bytes, b.last = b.changes+k.changes, bytes+k.bytes, k.watermark
 	}
-	b.changes = make([]stream.Change, 0, n)
+	b.full = b.changes >= applyAtOnce || bytes >= changesAtOnce || len(packs) == packsAtOnce
+	list := make([]stream.Change, 0, b.changes)
 	for _, k := range packs {
 		changes, err := stream.Unpack(k.data)
 		if err != nil {
 			return b, err
 		}
-		b.changes = append(b.changes, changes...)
+		list = append(list, changes...)
 	}
-	b.full = n >= applyAtOnce || bytes >= changesAtOnce || len(packs) == packsAtOnce
-	return b, nil
+	return b, o.explain(o.prepare(ctx, &b, list))
 }
 
 // spooledPack is a pack as the spool has it.
@@ -129,16 +129,24 @@ func (o *onlineMove) position(ctx context.Context) (at watermark, err error) {
 // apply applies a batch to green, in one transaction with the position: each change is applied exactly
 // once, however often this is called and wherever it dies.
 func (o *onlineMove) apply(ctx context.Context, from watermark, b batch) error {
-	if len(b.changes) == 0 {
+	if b.changes == 0 {
 		return nil
 	}
 	err := o.m.writeGreen(ctx, o.v.State, []Move{o.v}, func(tx pgx.Tx) error {
-		n, err := o.applyTables(ctx, tx, b.changes)
-		if err != nil {
-			return err
+		for _, w := range b.work {
+			for _, rows := range w.empty {
+				if _, err := tx.Exec(ctx, `DELETE FROM `+quoted(o.l.GreenSchema, w.table)+` WHERE `+rows, pgx.QueryExecModeExec); err != nil {
+					return err
+				}
+			}
+			if w.changes != nil {
+				if err := w.changes.Apply(ctx, tx); err != nil {
+					return err
+				}
+			}
 		}
 		tag, err := tx.Exec(ctx, `UPDATE control.applied SET lsn = $4, seq = $5, changes = changes + $6 WHERE tenant_id = $1 AND lsn = $2 AND seq = $3`,
-			o.v.Tenant, from.lsn, from.seq, b.last.lsn, b.last.seq, n)
+			o.v.Tenant, from.lsn, from.seq, b.last.lsn, b.last.seq, b.counted)
 		return oneEach(tag.RowsAffected(), 1, err)
 	})
 	if err != nil {
@@ -150,6 +158,9 @@ func (o *onlineMove) apply(ctx context.Context, from watermark, b batch) error {
 
 // explain makes a change that did not fit a difference between the databases.
 func (o *onlineMove) explain(err error) error {
+	if err == nil {
+		return nil
+	}
 	var wrong *change.Mismatch
 	if errors.As(err, &wrong) {
 		return &mismatch{o.v.Tenant, fault.Wrap(err, fault.Conflict, "rows_differ", "%s", wrong.Error())}
@@ -157,12 +168,20 @@ func (o *onlineMove) explain(err error) error {
 	return fmt.Errorf("migration: apply changes of %s: %w", o.v.Tenant, err)
 }
 
-// applyTables applies changes table by table: foreign keys are off, so only the order within a table
-// counts. It returns how many were not in the copy already.
-func (o *onlineMove) applyTables(ctx context.Context, tx pgx.Tx, list []stream.Change) (n int, err error) {
-	byTable, err := o.sort(ctx, list)
-	if err != nil {
-		return 0, err
+// prepare works out what is to be done, table by table: foreign keys are off, so only the order within a
+// table counts.
+func (o *onlineMove) prepare(ctx context.Context, b *batch, list []stream.Change) error {
+	byTable := map[string][]stream.Change{}
+	for _, c := range list {
+		if c.Op == stream.Fence {
+			b.fence = c.FenceID
+			continue
+		}
+		f, err := o.fitOf(ctx, c.Shape)
+		if err != nil {
+			return err
+		}
+		byTable[f.table.Name] = append(byTable[f.table.Name], c)
 	}
 	for _, t := range o.l.Tables {
 		if len(byTable[t.Name]) == 0 {
@@ -170,72 +189,50 @@ func (o *onlineMove) applyTables(ctx context.Context, tx pgx.Tx, list []stream.C
 		}
 		g, err := o.gateOf(ctx, t)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		done, err := o.applyTable(ctx, tx, t, g, byTable[t.Name])
-		if err != nil {
-			return 0, err
-		}
-		n += done
-	}
-	return n, nil
-}
-
-// sort puts changes to their tables.
-func (o *onlineMove) sort(ctx context.Context, list []stream.Change) (map[string][]stream.Change, error) {
-	out := map[string][]stream.Change{}
-	for _, c := range list {
-		if c.Op == stream.Fence {
-			continue
-		}
-		s, err := o.fitOf(ctx, c.Shape)
-		if err != nil {
-			return nil, err
-		}
-		out[s.table.Name] = append(out[s.table.Name], c)
-	}
-	return out, nil
-}
-
-// applyTable applies one table's changes: those that the copy has not seen.
-func (o *onlineMove) applyTable(ctx context.Context, tx pgx.Tx, t convert.Table, g *gate, list []stream.Change) (n int, err error) {
-	to := greenTarget(o.l, t, o.v)
-	run := make([]change.Change, 0, len(list))
-	flush := func() error {
-		err := change.Apply(ctx, tx, to, run)
-		n += len(run)
-		run = run[:0]
-		return err
-	}
-	r := rowReader{cells: make([]change.Cell, len(list)*len(t.Columns))}
-	for _, c := range list {
-		if c.Op == stream.Truncate {
-			if err := flush(); err != nil {
-				return n, err
-			}
-			if err := o.truncate(ctx, tx, t, g, c.XID); err != nil {
-				return n, err
-			}
-			continue
-		}
-		if run, err = o.changesOf(ctx, g, c, &r, run); err != nil {
-			return n, err
-		}
-	}
-	return n, flush()
-}
-
-// truncate deletes what the copy has of a table that was emptied after it.
-func (o *onlineMove) truncate(ctx context.Context, tx pgx.Tx, t convert.Table, g *gate, xid int64) error {
-	for _, c := range g.chunks {
-		if c.snapshot.sees(xid) {
-			continue // copied afterwards
-		}
-		if _, err := tx.Exec(ctx, `DELETE FROM `+ofTenant(o.l, t, o.v)+` AND `+inChunk(t, c), pgx.QueryExecModeExec); err != nil {
+		if err := o.prepareTable(ctx, b, t, g, byTable[t.Name]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// prepareTable works out what is to be done with one table: changes that the copy has not seen.
+func (o *onlineMove) prepareTable(ctx context.Context, b *batch, t convert.Table, g *gate, list []stream.Change) error {
+	to := greenTarget(o.l, t, o.v)
+	run := make([]change.Change, 0, len(list))
+	flush := func() error {
+		p, err := change.Prepare(to, run)
+		b.work, b.counted = append(b.work, work{changes: p}), b.counted+len(run)
+		run = nil
+		return err
+	}
+	r := rowReader{cells: make([]change.Cell, len(list)*len(t.Columns))}
+	var err error
+	for _, c := range list {
+		if c.Op == stream.Truncate {
+			if err := flush(); err != nil {
+				return err
+			}
+			b.work = append(b.work, work{table: t.Name, empty: o.emptied(t, g, c.XID)})
+			continue
+		}
+		if run, err = o.changesOf(ctx, g, c, &r, run); err != nil {
+			return err
+		}
+	}
+	return flush()
+}
+
+// emptied are conditions on what the copy has of a table that was emptied after it.
+func (o *onlineMove) emptied(t convert.Table, g *gate, xid int64) (out []string) {
+	for _, c := range g.chunks {
+		if !c.snapshot.sees(xid) { // or else it was copied afterwards
+			out = append(out, o.ofTenant()+inChunk(t, c))
+		}
+	}
+	return out
 }
 
 // changesOf adds to run what is to be applied of a spooled change. A change of a key is a delete

@@ -67,7 +67,7 @@ func (o *onlineMove) compareSome(ctx context.Context, upto watermark, meanwhile 
 	if o.v.State == Following { // and many others, for weeks
 		keep = nearChanges / 20
 	}
-	atMost := compareAfter(len(meanwhile.changes))
+	atMost := compareAfter(meanwhile.changes)
 	if !meanwhile.full {
 		o.ahead = nil
 	} else if packed < spoolLarge {
@@ -75,10 +75,15 @@ func (o *onlineMove) compareSome(ctx context.Context, upto watermark, meanwhile 
 			return 0, packed + unproven, err
 		}
 	}
-	if packed > keep {
-		if compared, err = o.comparePacks(ctx, control, upto, min(atMost, packed-keep)); err != nil {
+	for want := min(atMost, packed-keep); compared < want; { // a part of them fills the memory
+		n, err := o.comparePacks(ctx, control, upto, want-compared)
+		if err != nil {
 			return 0, 0, err
 		}
+		if n == 0 {
+			break
+		}
+		compared += n
 	}
 	settled := 0
 	if unproven > keep {

@@ -338,7 +338,7 @@ func (o *onlineMove) round(ctx context.Context, at *watermark, b *batch) (done r
 	if done.compared > 0 {
 		o.m.crash("changes compared")
 	}
-	done.applied, done.full, done.spooled = len(now.changes), now.full, now.spooled
+	done.applied, done.full, done.spooled = now.changes, now.full, now.spooled
 	*at, *b = now.last, following
 	return done, nil
 }
@@ -444,13 +444,13 @@ func (o *onlineMove) drain(ctx context.Context, fenceID int64) (*watermark, erro
 			return nil, err
 		}
 		at = b.last
-		if b.fence() == fenceID {
+		if b.fence == fenceID {
 			return &at, nil
 		}
 		if time.Now().After(end) {
 			return nil, nil
 		}
-		if len(b.changes) > 0 {
+		if b.changes > 0 {
 			continue
 		}
 		if _, err := o.spooled(ctx, control, b.spooled+1, time.Until(end)); err != nil {

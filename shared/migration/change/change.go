@@ -89,7 +89,38 @@ func (e *Mismatch) Error() string {
 	return fmt.Sprintf("change: table %s: %s of key (%s): %s", e.Table, e.Op, strings.Join(e.Key, ", "), what)
 }
 
-// Apply makes tx's rows of one tenant's table what they are after changes, in their order.
+// Apply makes tx's rows of one tenant's table what they are after changes, in their order: [Prepare] and
+// [Prepared.Apply].
+func Apply(ctx context.Context, tx pgx.Tx, t Target, changes []Change) error {
+	p, err := Prepare(t, changes)
+	if err != nil {
+		return err
+	}
+	return p.Apply(ctx, tx)
+}
+
+// Prepared are changes of which is worked out what the database is to do.
+type Prepared struct {
+	*applier
+	plan    *plan
+	changes []Change
+}
+
+// Prepare works out what changes come to, without asking the database. Those that contradict each other are
+// a [*Mismatch].
+func Prepare(t Target, changes []Change) (*Prepared, error) {
+	a, err := newApplier(t)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.coalesce(changes)
+	if err != nil {
+		return nil, err
+	}
+	return &Prepared{a, p, changes}, nil
+}
+
+// Apply makes tx's rows what they are after the changes.
 // Every change must touch exactly one row: an insert one that was not there, an update and a
 // delete one that was. If not, the error is a [*Mismatch], and nothing was changed. A key that
 // both is refused by a unique constraint and is not a Mismatch is the database's error.
@@ -98,33 +129,25 @@ func (e *Mismatch) Error() string {
 // neither foreign keys nor triggers are looked after here. A hash or merge join would read all of
 // the tenant's rows to find a few, so Apply may switch them off until tx ends; where the planner
 // has no statistics, switch enable_seqscan off as well.
-func Apply(ctx context.Context, tx pgx.Tx, t Target, changes []Change) error {
-	if len(changes) == 0 {
+func (p *Prepared) Apply(ctx context.Context, tx pgx.Tx) error {
+	if len(p.changes) == 0 {
 		return nil
 	}
-	a, err := newApplier(t)
-	if err != nil {
-		return err
-	}
-	p, err := a.coalesce(changes)
-	if err != nil {
-		return err
-	}
-	err = a.bySets(ctx, tx, p)
+	err := p.bySets(ctx, tx, p.plan)
 	if err == nil {
 		return nil
 	}
 	if _, undone := tx.Exec(ctx, `ROLLBACK TO SAVEPOINT coditect_change`); undone != nil {
-		return fmt.Errorf("change: table %s: %w", t.Table, err)
+		return fmt.Errorf("change: table %s: %w", p.Table, err)
 	}
-	found, other := a.diagnose(ctx, tx, p)
+	found, other := p.diagnose(ctx, tx, p.plan)
 	switch {
 	case other != nil:
-		return fmt.Errorf("change: table %s: %w", t.Table, err)
+		return fmt.Errorf("change: table %s: %w", p.Table, err)
 	case found != nil:
 		return found
 	case !isConflict(err):
-		return fmt.Errorf("change: table %s: %w", t.Table, err)
+		return fmt.Errorf("change: table %s: %w", p.Table, err)
 	}
-	return a.oneByOne(ctx, tx, changes)
+	return p.oneByOne(ctx, tx, p.changes)
 }
