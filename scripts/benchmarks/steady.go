@@ -66,9 +66,8 @@ BEGIN
 	UPDATE %[1]s.task SET title = count::text WHERE tenant_id = tenant AND id = marker;
 END $f$`
 
-// steady lets a tenant catch up for a while under a steady load and measures the lag. What keeps its
-// fence down is a transaction that holds one of its tables: the mover tries again and again, as it does with a
-// busy tenant.
+// steady lets a tenant follow blue for a while under a steady load and measures the lag. Its run is held, so no
+// fence goes up before the load has ended; then it is let go.
 func (o *apply) steady(ctx context.Context, b *bench, p *platform, admin *citus.Databases, blue *pgx.Conn, rate float64) (out steadyLag, err error) {
 	id, err := newTenant(ctx, admin, tenant.Blue)
 	if err != nil {
@@ -88,19 +87,22 @@ func (o *apply) steady(ctx context.Context, b *bench, p *platform, admin *citus.
 	queue := newQueue()
 	g, running := errgroup.WithContext(ctx)
 	begun := false
-	cfg := migration.Config{AheadMax: -1, LockTimeout: time.Millisecond} // so short that its tries do not hold up the writers
-	mover := migration.New(dbs, queue, cfg, migration.WithCrashPoints(func(at string) {
-		if at != "catching_up" || begun {
+	var mover *migration.Mover
+	var held migration.Run
+	started := make(chan struct{})
+	mover = migration.New(dbs, queue, migration.Config{}, migration.WithCrashPoints(func(at string) {
+		if at != "following" || begun {
 			return
 		}
 		begun = true
-		b.say("%.0f changes a second for %v, while the tenant catches up …", rate, o.steadyFor)
-		release, err := l.hold(ctx)
+		b.say("%.0f changes a second for %v, while the tenant follows …", rate, o.steadyFor)
 		g.Go(func() error {
-			if err != nil {
+			if err := l.run(running); err != nil {
 				return err
 			}
-			return errors.Join(l.run(running), release())
+			<-started
+			_, err := mover.LetGo(running, held.ID, nil, 0, "benchmark")
+			return err
 		})
 	}))
 	// The receiver of the tenant before has ended with its queue. Nobody is woken in its place while it seems to live.
@@ -111,10 +113,12 @@ func (o *apply) steady(ctx context.Context, b *bench, p *platform, admin *citus.
 	swept := sweep(sweeping, mover)
 	defer func() { stop(); _ = swept() }()
 	began := time.Now()
-	run, report, err := mover.Start(ctx, migration.Plan{Source: "platform", Tenants: []tenant.ID{id}, Actor: "benchmark"})
+	run, report, err := mover.Start(ctx, migration.Plan{Source: "platform", Tenants: []tenant.ID{id}, Hold: true, Actor: "benchmark"})
 	if err != nil {
 		return out, fmt.Errorf("%w: %+v", err, report.Findings)
 	}
+	held = run
+	close(started)
 	if err := errors.Join(queue.work(ctx, mover, 1), g.Wait()); err != nil {
 		return out, err
 	}
@@ -130,8 +134,7 @@ func (o *apply) steady(ctx context.Context, b *bench, p *platform, admin *citus.
 		commits += len(c)
 	}
 	return steadyLag{
-		How: "from just before COMMIT was sent to blue until the row was seen in green, of every commit; green was asked every few ms. The mover and the receiver are one process here; " +
-			"an open transaction in blue keeps the fence from going up, and the mover tries to raise it again and again",
+		How:     "from just before COMMIT was sent to blue until the row was seen in green, of every commit; green was asked every few ms. The run is held. The mover and the receiver are one process here",
 		Seconds: o.steadyFor.Seconds(), Asked: round(rate, 0), Reached: round(float64(commits*o.perCommit)/o.steadyFor.Seconds(), 0), Commits: commits,
 		Lag: spreadOf(l.lags), Spool: spreadOf(l.spools), Moved: round(time.Since(began).Seconds(), 1),
 	}, nil
@@ -161,18 +164,6 @@ func (l *steadyLoad) mark(ctx context.Context, blue *pgx.Conn) error {
 	}
 	_, err := blue.Exec(ctx, fmt.Sprintf(steadyChange, l.schema))
 	return err
-}
-
-// hold keeps the tenant's fence from going up until it is released.
-func (l *steadyLoad) hold(ctx context.Context) (release func() error, err error) {
-	conn, err := pgx.Connect(ctx, l.p.blueDSN("postgres"))
-	if err != nil {
-		return nil, err
-	}
-	if _, err := conn.Exec(ctx, `BEGIN; LOCK TABLE `+l.schema+`.task IN ROW EXCLUSIVE MODE`); err != nil {
-		return nil, errors.Join(err, conn.Close(ctx))
-	}
-	return func() error { return conn.Close(context.WithoutCancel(ctx)) }, nil
 }
 
 // run writes, watches, and returns when green has shown everything.
