@@ -189,21 +189,27 @@ func endOf(ctx context.Context, from pgx.Tx, t convert.Table, v Move, c chunk, s
 	if !ordered(t) {
 		return nil, nil
 	}
-	names := make([]string, len(t.Key))
-	for i, k := range t.Key {
-		names[i] = quoted(k)
-	}
 	key := make([]string, len(t.Key))
 	dest := make([]any, len(key))
 	for i := range key {
 		dest[i] = &key[i]
 	}
 	err := from.QueryRow(ctx, fmt.Sprintf(`SELECT %s FROM %s WHERE %s ORDER BY %s OFFSET %d LIMIT 1`,
-		keyColumns(t), quoted(v.Schema, t.Name), ownRows(t, v)+inChunk(t, c), strings.Join(names, ", "), size-1), pgx.QueryExecModeExec).Scan(dest...)
+		keyColumns(t), quoted(v.Schema, t.Name), ownRows(t, v)+inChunk(t, c), byKey(t, quoted(v.Schema, t.Name)), size-1), pgx.QueryExecModeExec).Scan(dest...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
 	return key, err
+}
+
+// byKey sorts by a key. The columns are called by their table: by their bare names, they would be the texts that
+// keyColumns makes of them.
+func byKey(t convert.Table, table string) string {
+	out := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		out[i] = table + "." + quoted(k)
+	}
+	return strings.Join(out, ", ")
 }
 
 // digestsOf counts and hashes a chunk's rows in both databases.
