@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -46,8 +45,15 @@ type batch struct {
 // work is a part of a batch, about one table: changes, or what is left of a TRUNCATE.
 type work struct {
 	changes *change.Prepared
-	empty   []string // conditions on rows that are to be deleted
-	table   string
+	emptied *emptied
+}
+
+// emptied is a table that a TRUNCATE has emptied, and the chunks of it that were copied before.
+type emptied struct {
+	table  convert.Table
+	order  keyOrder
+	chunks []chunk
+	whole  bool // these are all
 }
 
 // next reads the changes after a place, of transactions that are wholly in the spool.
@@ -134,8 +140,8 @@ func (o *onlineMove) apply(ctx context.Context, from watermark, b batch) error {
 	}
 	err := o.m.writeGreen(ctx, o.v.State, []Move{o.v}, func(tx pgx.Tx) error {
 		for _, w := range b.work {
-			for _, rows := range w.empty {
-				if _, err := tx.Exec(ctx, `DELETE FROM `+quoted(o.l.GreenSchema, w.table)+` WHERE `+rows, pgx.QueryExecModeExec); err != nil {
+			if e := w.emptied; e != nil {
+				if err := o.empty(ctx, tx, e.table, e.order, e.chunks, e.whole); err != nil {
 					return err
 				}
 			}
@@ -215,7 +221,7 @@ func (o *onlineMove) prepareTable(ctx context.Context, b *batch, t convert.Table
 			if err := flush(); err != nil {
 				return err
 			}
-			b.work = append(b.work, work{table: t.Name, empty: o.emptied(t, g, c.XID)})
+			b.work = append(b.work, work{emptied: g.emptied(c.XID)})
 			continue
 		}
 		if run, err = o.changesOf(ctx, g, c, &r, run); err != nil {
@@ -225,13 +231,15 @@ func (o *onlineMove) prepareTable(ctx context.Context, b *batch, t convert.Table
 	return flush()
 }
 
-// emptied are conditions on what the copy has of a table that was emptied after it.
-func (o *onlineMove) emptied(t convert.Table, g *gate, xid int64) (out []string) {
+// emptied says what the copy has of a table that a transaction has emptied.
+func (g *gate) emptied(xid int64) *emptied {
+	out := &emptied{table: g.t, order: g.order}
 	for _, c := range g.chunks {
-		if !c.snapshot.sees(xid) { // or else it was copied afterwards
-			out = append(out, o.ofTenant()+inChunk(t, c))
+		if !c.snapshot.sees(xid) { // the others were copied afterwards
+			out.chunks = append(out.chunks, c)
 		}
 	}
+	out.whole = len(out.chunks) == len(g.chunks)
 	return out
 }
 
@@ -475,6 +483,7 @@ type gate struct {
 	o      *onlineMove
 	t      convert.Table
 	chunks []chunk
+	order  keyOrder
 	all    int64            // transactions before it are seen by every chunk
 	none   int64            // and from this one on by no chunk
 	of     map[string]int64 // chunk by key, of those that had to be looked up
@@ -491,7 +500,11 @@ func (o *onlineMove) gateOf(ctx context.Context, t convert.Table) (*gate, error)
 	if len(chunks) == 0 || chunks[len(chunks)-1].upto != nil {
 		return nil, fmt.Errorf("migration: table %s of %s is not wholly copied", t.Name, o.v.Tenant)
 	}
-	g := &gate{o: o, t: t, chunks: chunks, all: chunks[0].snapshot.xmin, of: map[string]int64{}}
+	order, err := o.orderOf(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	g := &gate{o: o, t: t, chunks: chunks, order: order, all: chunks[0].snapshot.xmin, of: map[string]int64{}}
 	for _, c := range chunks {
 		g.all, g.none = min(g.all, c.snapshot.xmin), max(g.none, c.snapshot.xmax)
 	}
@@ -516,11 +529,8 @@ func (g *gate) seen(ctx context.Context, xid int64, key []string) (bool, error) 
 	name := strings.Join(key, "\x00")
 	n, ok := g.of[name]
 	if !ok {
-		control, err := g.o.m.control(ctx)
-		if err != nil {
-			return false, err
-		}
-		if n, err = chunkOf(ctx, control, g.t, g.chunks, key); err != nil {
+		var err error
+		if n, err = chunkOf(ctx, g.order, g.t, g.chunks, key); err != nil {
 			return false, err
 		}
 		if len(g.of) > applyAtOnce {
@@ -531,30 +541,14 @@ func (g *gate) seen(ctx context.Context, xid int64, key []string) (bool, error) 
 	return g.chunks[n].snapshot.sees(xid), nil
 }
 
-// chunkOf finds the chunk of a key: the database compares, for it knows the order. Keys are
+// chunkOf finds the chunk of a key: a database compares, for it knows the order. Keys are
 // looked up only for transactions that ran while the table was copied.
-func chunkOf(ctx context.Context, db querier, t convert.Table, chunks []chunk, key []string) (n int64, err error) {
-	types := keyTypes(t)
-	bounds := make([][]string, len(types))
-	for _, c := range chunks[:len(chunks)-1] {
-		for i, v := range c.upto {
-			bounds[i] = append(bounds[i], v)
-		}
+func chunkOf(ctx context.Context, order keyOrder, t convert.Table, chunks []chunk, key []string) (n int64, err error) {
+	ends := make([][]string, len(chunks)-1)
+	for i := range ends {
+		ends[i] = chunks[i].upto
 	}
-	args := make([]any, 0, 2*len(types))
-	var columns, names, values []string
-	for i, typ := range types {
-		columns = append(columns, fmt.Sprintf("$%d::text[]::%s[]", i+1, typ))
-		names = append(names, "b"+strconv.Itoa(i))
-		values = append(values, fmt.Sprintf("$%d::text::%s", len(types)+i+1, typ))
-		args = append(args, bounds[i])
-	}
-	for _, k := range key {
-		args = append(args, k)
-	}
-	err = db.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FROM unnest(%s) AS u(%s) WHERE (%s) < (%s)`,
-		strings.Join(columns, ", "), strings.Join(names, ", "), strings.Join(names, ", "), strings.Join(values, ", ")), args...).Scan(&n)
-	if err != nil {
+	if n, err = order.before(ctx, ends, key); err != nil {
 		return 0, fmt.Errorf("migration: chunk of a key of table %s: %w", t.Name, err)
 	}
 	return n, nil

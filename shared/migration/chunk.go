@@ -14,7 +14,7 @@ import (
 )
 
 // chunk is a part of a table that was copied as of one moment: the keys after one and up to
-// another. Nil means no bound.
+// another, in blue's order (keyorder.go). Nil means no bound.
 type chunk struct {
 	number      int
 	after, upto []string
@@ -160,7 +160,7 @@ func (o *onlineMove) copyNext(ctx context.Context, t convert.Table, c chunk, siz
 			if err != nil {
 				return err
 			}
-			if b != g {
+			if b != g || b.Rows != c.rows {
 				return &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: of a chunk of %d rows in blue, %d arrived in green or their contents differ", t.Name, b.Rows, g.Rows)}
 			}
 			_, err = green.Exec(ctx, `INSERT INTO control.chunk (tenant_id, table_name, number, after_key, upto_key, snapshot, rows) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
@@ -183,12 +183,8 @@ func ownRows(t convert.Table, v Move) string {
 	return `tenant_id = '` + v.Tenant.String() + `' AND `
 }
 
-// endOf finds a chunk's last key in blue: nil when the rest fits in, or when the order of keys may
-// not be the same in both databases.
+// endOf finds a chunk's last key in blue, by the index of its primary key: nil when the rest fits in.
 func endOf(ctx context.Context, from pgx.Tx, t convert.Table, v Move, c chunk, size int64) ([]string, error) {
-	if !ordered(t) {
-		return nil, nil
-	}
 	key := make([]string, len(t.Key))
 	dest := make([]any, len(key))
 	for i := range key {
@@ -212,8 +208,13 @@ func byKey(t convert.Table, table string) string {
 	return strings.Join(out, ", ")
 }
 
-// digestsOf counts and hashes a chunk's rows in both databases.
+// digestsOf counts and hashes a chunk's rows in both databases. Where green has another order of keys, it
+// counts those that are the same there.
 func digestsOf(ctx context.Context, from, green pgx.Tx, l convert.Layout, t convert.Table, v Move, c chunk) (inBlue, inGreen digest, err error) {
+	if !ordered(t) {
+		inBlue.Rows, inGreen.Rows, err = compareKeys(ctx, from, green, l, t, v, c, nil)
+		return inBlue, inGreen, err
+	}
 	sum := func(tx pgx.Tx, source string, d *digest) error {
 		return tx.QueryRow(ctx, `SELECT count(*), coalesce(`+sums+`, '') FROM (SELECT `+rowText(t)+` AS r FROM `+source+`) x`, pgx.QueryExecModeExec).Scan(&d.Rows, &d.Hash)
 	}
@@ -226,14 +227,14 @@ func digestsOf(ctx context.Context, from, green pgx.Tx, l convert.Layout, t conv
 	return inBlue, inGreen, err
 }
 
-// inChunk is a condition on a table's keys, in the words of both databases.
+// inChunk is a condition on a table's keys: in blue always, and in green where its order is the same.
 func inChunk(t convert.Table, c chunk) string {
 	out := "true"
 	if c.after != nil {
-		out = keyTuple(t) + " > " + keyLiteral(t, c.after)
+		out = keyTuple(t) + " > " + keyLiteral(c.after)
 	}
 	if c.upto != nil {
-		out += " AND " + keyTuple(t) + " <= " + keyLiteral(t, c.upto)
+		out += " AND " + keyTuple(t) + " <= " + keyLiteral(c.upto)
 	}
 	return out
 }
@@ -246,38 +247,11 @@ func keyTuple(t convert.Table) string {
 	return "(" + strings.Join(names, ", ") + ")"
 }
 
-func keyLiteral(t convert.Table, key []string) string {
-	types := keyTypes(t)
+// keyLiteral is a key in literals, which take the columns' types: blue's ids may be narrower than green's.
+func keyLiteral(key []string) string {
 	values := make([]string, len(key))
 	for i, k := range key {
-		values[i] = literal(k) + "::" + types[i]
+		values[i] = literal(k)
 	}
 	return "(" + strings.Join(values, ", ") + ")"
-}
-
-// keyTypes are green's types of a key's columns.
-func keyTypes(t convert.Table) []string {
-	out := make([]string, len(t.Key))
-	for i, k := range t.Key {
-		for _, c := range t.Columns {
-			if c.Name == k {
-				out[i] = c.GreenType
-			}
-		}
-	}
-	return out
-}
-
-// ordered reports whether the keys have one order in all databases. Text has not: its
-// order is that of the database's collation.
-func ordered(t convert.Table) bool {
-	for _, typ := range keyTypes(t) {
-		switch typ {
-		case "smallint", "integer", "bigint", "uuid", "date", "oid", "bytea",
-			"timestamp with time zone", "timestamp without time zone":
-		default:
-			return false
-		}
-	}
-	return len(t.Key) > 0
 }

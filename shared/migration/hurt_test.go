@@ -23,7 +23,13 @@ import (
 // the source legacy.
 func (w *world) withForeign(t *testing.T, ddl string, schemas ...string) {
 	t.Helper()
-	w.Legacy = citustest.EmptyDatabase(t)
+	w.fillForeign(t, citustest.EmptyDatabase(t), ddl, schemas...)
+}
+
+// fillForeign is withForeign in a given database.
+func (w *world) fillForeign(t *testing.T, dsn, ddl string, schemas ...string) {
+	t.Helper()
+	w.Legacy = dsn
 	var sql strings.Builder
 	sql.WriteString(`CREATE TABLE public.tenants (name text, "Schema Name" text);`)
 	for _, s := range schemas {

@@ -164,9 +164,21 @@ func plainGreen(t testing.TB) string {
 
 var counter atomic.Int64
 
+// SortedDatabase is an empty one that sorts text as people do, and not by code points as the others.
+func SortedDatabase(t testing.TB) string {
+	t.Helper()
+	return cloneOf(t, blueServer(t), "sorted", `TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'`, func(context.Context, string) error { return nil })
+}
+
 // clone makes a database from a template that is made once per server and version
 // of the SQL: a fresh database then takes some 50 ms.
 func clone(t testing.TB, admin, kind string, fill func(ctx context.Context, dsn string) error) string {
+	t.Helper()
+	return cloneOf(t, admin, kind, "", fill)
+}
+
+// cloneOf is clone where the template is made with options.
+func cloneOf(t testing.TB, admin, kind, options string, fill func(ctx context.Context, dsn string) error) string {
 	t.Helper()
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, admin)
@@ -180,7 +192,7 @@ func clone(t testing.TB, admin, kind string, fill func(ctx context.Context, dsn 
 	if !ready {
 		_, err = conn.Exec(ctx, `DROP DATABASE IF EXISTS `+template+` WITH (FORCE)`)
 		require.NoError(t, err)
-		_, err = conn.Exec(ctx, `CREATE DATABASE `+template)
+		_, err = conn.Exec(ctx, `CREATE DATABASE `+template+` `+options)
 		require.NoError(t, err)
 		require.NoError(t, fill(ctx, inDatabase(t, admin, template)))
 		_, err = conn.Exec(ctx, `ALTER DATABASE `+template+` WITH IS_TEMPLATE true`)
@@ -198,7 +210,7 @@ func clone(t testing.TB, admin, kind string, fill func(ctx context.Context, dsn 
 		time.Sleep(50 * time.Millisecond)
 	}
 	require.NoError(t, err)
-	if kind != "empty" {
+	if kind != "empty" && kind != "sorted" {
 		// Rights on the database itself are not copied with a template.
 		_, err = conn.Exec(ctx, `GRANT CREATE ON DATABASE `+name+` TO coditect_owner`)
 		require.NoError(t, err)
