@@ -47,7 +47,7 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 			}
 			next = chunk{number: n + 1, after: done[n-1].upto}
 		}
-		for ; ; first = false {
+		for {
 			if !first && o.stop() {
 				return false, nil
 			}
@@ -61,6 +61,7 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 				return false, err
 			}
 			o.m.crash("chunk copied")
+			first = false
 			if err := o.progressed(ctx); err != nil {
 				return false, err
 			}
