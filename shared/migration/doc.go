@@ -32,8 +32,8 @@
 // # The online way
 //
 // A tenant too large for that joins the change stream (package stream) behind a barrier; its
-// tables are copied in chunks of keys (chunk.go), each committed with the snapshot that it has
-// seen; its changes are applied (apply.go) unless the chunk's snapshot has seen them; and the rows
+// tables are copied in chunks of keys (chunk.go), in blue's order of them (keyorder.go), each committed with the
+// snapshot that it has seen; its changes are applied (apply.go) unless the chunk's snapshot has seen them; and the rows
 // that they are about are compared before they are forgotten (changed.go). When little is left the
 // fence goes up, its message in the stream is waited for, and what is left is applied and
 // compared. online.go reads top-down in this order. Where blue does not let its changes be read,
@@ -47,8 +47,8 @@
 // schema in blue, pass by pass (reverse.go): blue notes which it has in the transaction that applies
 // them, green deletes them afterwards, so a crash in between repeats nothing.
 //
-// A rollback is the cutover mirrored (rollback.go): the rows of both sides are compared while
-// the tenant is written; the gate is shut, which drains its writers; the rest comes over; the rows
+// A rollback is the cutover mirrored (rollback.go): the rows of both sides are compared, in as many
+// steps as that takes (touched.go), while the tenant is written; the gate is shut, which drains its writers; the rest comes over; the rows
 // that differed before or were written since are proven equal; sequences; one commit flips the
 // home; blue opens.
 //

@@ -231,7 +231,7 @@ func rowsOfKeys(ctx context.Context, tx pgx.Tx, t convert.Table, v Move, source 
 	}
 	out := make(map[rowKey]string, len(keys))
 	err = eachHash(rows, len(types), func(hash string, key []string) error {
-		out[rowKey{v.Tenant, strings.Join(key, "\x00")}] = hash
+		out[rowKey{v.Tenant, joinKey(key)}] = hash
 		return nil
 	})
 	return out, err
@@ -257,7 +257,7 @@ func greensRows(l convert.Layout, t convert.Table, v Move) string { return ofTen
 
 // compareKeys compares a chunk's rows of blue with those that green has by the same keys. It counts blue's,
 // and those of them that are the same in green; the keys of the others it tells, if somebody wants to know.
-func compareKeys(ctx context.Context, from, green pgx.Tx, l convert.Layout, t convert.Table, v Move, c chunk, differ func(keys [][]string) error) (inBlue, same int64, err error) {
+func compareKeys(ctx context.Context, from, green pgx.Tx, l convert.Layout, t convert.Table, v Move, c chunk, differ func(keys [][]string)) (inBlue, same int64, err error) {
 	types := keyTypes(t)
 	blue := map[rowKey]string{}
 	var keys [][]string
@@ -270,9 +270,7 @@ func compareKeys(ctx context.Context, from, green pgx.Tx, l convert.Layout, t co
 		inBlue += int64(len(blue))
 		same += int64(len(blue) - len(add))
 		if len(drop)+len(add) > 0 && differ != nil {
-			if err := differ(splitKeys(drop, add)); err != nil {
-				return err
-			}
+			differ(splitKeys(drop, add))
 		}
 		clear(blue)
 		keys = keys[:0]
@@ -283,7 +281,7 @@ func compareKeys(ctx context.Context, from, green pgx.Tx, l convert.Layout, t co
 		return 0, 0, err
 	}
 	err = eachHash(rows, len(types), func(hash string, key []string) error {
-		blue[rowKey{v.Tenant, strings.Join(key, "\x00")}] = hash
+		blue[rowKey{v.Tenant, joinKey(key)}] = hash
 		if keys = append(keys, key); len(keys) < keysAtOnce {
 			return nil
 		}
@@ -295,13 +293,19 @@ func compareKeys(ctx context.Context, from, green pgx.Tx, l convert.Layout, t co
 	return inBlue, same, err
 }
 
+// joinKey makes one text of a key's columns: no text of PostgreSQL holds a NUL.
+func joinKey(key []string) string { return strings.Join(key, "\x00") }
+
+func splitKey(key string) []string { return strings.Split(key, "\x00") }
+
+// splitKeys are the keys of some lists, each once.
 func splitKeys(lists ...[]rowKey) (out [][]string) {
 	all := map[string]bool{}
 	for _, k := range slices.Concat(lists...) {
 		all[k.key] = true
 	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
-		out = append(out, strings.Split(k, "\x00"))
+		out = append(out, splitKey(k))
 	}
 	return out
 }

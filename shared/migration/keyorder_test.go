@@ -13,6 +13,7 @@ import (
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/citus/citustest"
+	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration"
 	"github.com/coditect/platform/shared/tenant"
 )
@@ -193,7 +194,7 @@ func TestKeysThatAreSortedInAnotherWay(t *testing.T) {
 		group.Wait() // the fence has ended them
 		t.Logf("chunks: %v", chunks)
 		for table, rows := range chunks {
-			require.GreaterOrEqual(t, len(rows), 4, "table %s must be some chunks", table)
+			require.GreaterOrEqual(t, len(rows), 6, "table %s must be some chunks", table)
 			require.Equal(t, 1, emptied[table], table)
 			for _, n := range rows {
 				require.LessOrEqual(t, n, int64(1000), table)
@@ -202,6 +203,174 @@ func TestKeysThatAreSortedInAnotherWay(t *testing.T) {
 		require.Positive(t, applied)
 		require.Positive(t, identical(t, w, w.Legacy, schema, "legacy", id, false))
 	})
+}
+
+// wordyInGreen is a tenant of wordyTables that lives in green.
+func wordyInGreen(t *testing.T, w *world, schema string) (migration.Run, tenant.ID) {
+	t.Helper()
+	w.fillForeign(t, citustest.SortedDatabase(t), wordyTables, schema)
+	run, id := startWordy(t, w, schema)
+	w.Mover = migration.New(w.Migrator, w.Queue, online, hasty())
+	w.drain(t)
+	status := inspect(t, w, run)
+	require.Equal(t, migration.Counts{migration.Green: 1}, status.Counts, "%+v", status.Failed)
+	return run, id
+}
+
+// writeWordy changes a tenant of wordyTables in green: keys are changed, made and deleted all over the tables.
+func writeWordy(t *testing.T, w *world, id tenant.ID, r *rand.Rand) {
+	t.Helper()
+	word := func(n int) string { return fmt.Sprintf(wordOf, fmt.Sprint(n)) }
+	require.NoError(t, w.Door.InTenant(t.Context(), id, func(tx *citus.Tx) error {
+		for range 5 {
+			n := 1 + r.IntN(6000)
+			for _, sql := range []string{
+				`UPDATE person SET note = note || 'g' WHERE tenant_id = $1 AND name = ` + word(n),
+				`UPDATE person SET name = upper(name) || '!' WHERE tenant_id = $1 AND name = ` + word(n+1),
+				`DELETE FROM person WHERE tenant_id = $1 AND name = ` + word(n+2),
+				`INSERT INTO person (tenant_id, name, n) VALUES ($1, ` + word(100_000+r.IntN(1_000_000)) + `, 1) ON CONFLICT DO NOTHING`,
+				`UPDATE entry SET at = at + 100 WHERE tenant_id = $1 AND name = ` + word(n/5),
+				`INSERT INTO label (tenant_id, size, code) VALUES ($1, 'XL', left(` + word(100_000+r.IntN(1_000_000)) + `, 10)) ON CONFLICT DO NOTHING`,
+				`DELETE FROM label WHERE tenant_id = $1 AND code = left(` + word(n) + `, 10)`,
+				`UPDATE amount SET value = value + 0.0001 WHERE tenant_id = $1 AND value = ` + fmt.Sprint(n-3000) + ` * 1.25`,
+			} {
+				if _, err := tx.Exec(t.Context(), sql, tx.Tenant()); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+}
+
+// stepwise compares little at once, and in each step of a rollback once.
+var stepwise = func() migration.Config { c := quick; c.CompareRows, c.StepBudget = 1000, time.Nanosecond; return c }()
+
+// A tenant whose keys are sorted in another way in green comes back in many short steps, each of which may die; it is
+// written all the time. None of them begins anew.
+func TestALongWayBackIsManySteps(t *testing.T) {
+	eachServer(t, func(t *testing.T, w *world) {
+		random := seed(t)
+		const schema = "Wörter"
+		run, id := wordyInGreen(t, w, schema)
+		compared, steps := 0, 0
+		var want map[string][]string
+		w.Mover = migration.New(w.Migrator, w.Queue, stepwise, migration.WithCrashPoints(func(at string) {
+			switch at {
+			case "writers drained":
+				want = tableRows(t, w, schema, true, id)
+			case "chunk compared":
+				compared++
+				writeWordy(t, w, id, random)
+				if compared%3 == 0 {
+					panic(crashed{at})
+				}
+			}
+		}))
+		require.Eventually(t, func() bool {
+			steps++
+			ctx, end := context.WithCancel(t.Context())
+			defer func() {
+				if p := recover(); p != nil {
+					require.Equal(t, crashed{"chunk compared"}, p)
+				}
+				end()
+			}()
+			err := w.Mover.Rollback(ctx, run.ID, id, "test")
+			if err != nil {
+				require.Equal(t, "rollback_under_way", fault.CodeOf(err), "%v", err)
+			}
+			return err == nil
+		}, 60*time.Second, time.Millisecond)
+		t.Logf("%d chunks in %d steps", compared, steps)
+		require.Equal(t, tenant.Blue, homeOf(t, w, id))
+		require.Equal(t, want, tableRows(t, w, schema, false, id))
+		require.GreaterOrEqual(t, steps, compared, "a step goes on after one chunk")
+		require.GreaterOrEqual(t, compared, 6+3*2*6)
+		require.LessOrEqual(t, compared, 8+3*2*8, "some chunk was compared twice")
+		var left int
+		require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM control.back_compared) + (SELECT count(*) FROM control.back_touched)`).Scan(&left))
+		require.Zero(t, left)
+	})
+}
+
+// The sweep goes on with a rollback whose step has used up its time, at once.
+func TestTheSweepGoesOnWithALongWayBack(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	random := seed(t)
+	const schema = "Wörter"
+	run, id := wordyInGreen(t, w, schema)
+	writeWordy(t, w, id, random)
+	want := tableRows(t, w, schema, true, id)
+	cfg := stepwise
+	cfg.Lease, cfg.MaxAttempts = time.Minute, 2
+	w.Mover = migration.New(w.Migrator, w.Queue, cfg)
+	require.Equal(t, "rollback_under_way", fault.CodeOf(w.Mover.Rollback(t.Context(), run.ID, id, "test")))
+	require.Eventually(t, func() bool {
+		swept, err := w.Mover.Sweep(t.Context(), 0)
+		require.NoError(t, err)
+		return swept.Returned == 1
+	}, 30*time.Second, time.Millisecond)
+	require.Equal(t, tenant.Blue, homeOf(t, w, id))
+	require.Equal(t, want, tableRows(t, w, schema, false, id))
+}
+
+// What a step has touched is proven by the one that goes on after its death.
+func TestATouchedKeyIsProvenAfterADeath(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	const schema = "Wörter"
+	run, id := wordyInGreen(t, w, schema)
+	compared := 0
+	w.Mover = migration.New(w.Migrator, w.Queue, stepwise, migration.WithCrashPoints(func(at string) {
+		switch {
+		case at == "chunk compared":
+			if compared++; compared == 1 { // amount is, up to some key
+				require.NoError(t, w.Door.InTenant(t.Context(), id, func(tx *citus.Tx) error {
+					_, err := tx.Exec(t.Context(), `UPDATE amount SET note = 'touched' WHERE tenant_id = $1 AND value = (SELECT min(value) FROM amount WHERE tenant_id = $1)`, tx.Tenant())
+					return err
+				}))
+			}
+		case at == "changes applied in blue":
+			execSQL(t, w.Legacy, `SET session_replication_role = 'replica'; SET coditect.mover = 'on'; ALTER TABLE "Wörter".amount DISABLE TRIGGER coditect_fence; UPDATE "Wörter".amount SET note = 'lost' WHERE note = 'touched'; ALTER TABLE "Wörter".amount ENABLE ALWAYS TRIGGER coditect_fence`)
+			panic(crashed{at})
+		}
+	}))
+	require.Equal(t, "rollback_under_way", fault.CodeOf(w.Mover.Rollback(t.Context(), run.ID, id, "test")))
+	ctx, end := context.WithCancel(t.Context())
+	require.PanicsWithValue(t, crashed{"changes applied in blue"}, func() { _ = w.Mover.Rollback(ctx, run.ID, id, "test") })
+	end()
+	var err error
+	require.Eventually(t, func() bool {
+		err = migration.New(w.Migrator, w.Queue, stepwise).Rollback(t.Context(), run.ID, id, "test")
+		return fault.CodeOf(err) != "rollback_under_way"
+	}, 30*time.Second, time.Millisecond)
+	require.Equal(t, "rows_differ", fault.CodeOf(err), "%v", err)
+	require.ErrorContains(t, err, "table amount")
+	require.Equal(t, tenant.Green, homeOf(t, w, id))
+	var left int
+	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM control.back_compared) + (SELECT count(*) FROM control.back_touched)`).Scan(&left))
+	require.Zero(t, left, "the next request begins anew")
+}
+
+// Rows that only one side has are found, whichever it is.
+func TestWhatOnlyOneSideHasDoesNotComeBack(t *testing.T) {
+	const schema = "Wörter"
+	for name, sql := range map[string]string{
+		"blue":  `INSERT INTO "Wörter".person VALUES ('Zusätzlich', 1)`,
+		"green": `DELETE FROM "Wörter".person WHERE n = 4242`,
+		"both":  `UPDATE "Wörter".person SET name = lower(name) || 'X' WHERE n = 4242`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, citustest.New(t))
+			run, id := wordyInGreen(t, w, schema)
+			execSQL(t, w.Legacy, `SET session_replication_role = 'replica'; SET coditect.mover = 'on'; ALTER TABLE "Wörter".person DISABLE TRIGGER coditect_fence; `+sql+`; ALTER TABLE "Wörter".person ENABLE ALWAYS TRIGGER coditect_fence`)
+			cfg := quick
+			cfg.CompareRows = 1000
+			err := migration.New(w.Migrator, w.Queue, cfg).Rollback(t.Context(), run.ID, id, "test")
+			require.Equal(t, "rows_differ", fault.CodeOf(err), "%v", err)
+			require.ErrorContains(t, err, "table person")
+		})
+	}
 }
 
 // emptyAndFill empties a table and fills it with other rows and some of the same.

@@ -11,42 +11,51 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/platform/shared/fault"
-	"github.com/coditect/platform/shared/migration/change"
 	"github.com/coditect/platform/shared/migration/convert"
 )
 
 // compareBack compares all rows while the tenant is written, and adds the keys of those that
 // differ to touched. A row that is the same now and that no pass touches afterwards is the same
 // when the gate is shut: what changes in green is captured, and nothing else writes in blue. It does
-// so chunk by chunk, each as of its own moment, and makes a pass after each.
+// so chunk by chunk, each as of its own moment, and makes a pass after each. Where it stands and what is
+// touched are remembered: a step that dies or has used up its time is followed by one that goes on.
 func (m *Mover) compareBack(ctx context.Context, w *wayBack, touched *touchedKeys) error {
+	first := true // however small the budget, a step gets further
 	for _, t := range w.layout.Tables {
-		size := int64(firstChunk)
-		if !ordered(t) {
-			if err := m.compareUnordered(ctx, w, t, touched); err != nil {
-				return err
+		for _, by := range sidesOf(t) {
+			at, begun := w.compared[comparedSide{t.Name, by}]
+			if begun && at == nil {
+				continue
 			}
-			continue
-		}
-		for c := (chunk{}); ; {
-			began := time.Now()
-			err := m.compareChunk(ctx, w, t, &c, size, touched)
-			if err == nil {
-				_, err = m.pass(ctx, w, touched)
-			}
-			if err != nil {
-				return err
-			}
-			m.crash("chunk compared")
-			if c.upto == nil {
-				break
-			}
-			c = chunk{after: c.upto}
-			switch took := time.Since(began); {
-			case took < chunkTime/2:
-				size = min(2*size, mostCompared)
-			case took > 2*chunkTime:
-				size = max(size/2, leastChunk)
+			most := min(mostCompared, m.cfg.CompareRows)
+			size := min(firstChunk, most)
+			for c := (chunk{after: at}); ; {
+				if !first && m.now().After(w.until) {
+					return errBudget
+				}
+				began := time.Now()
+				err := m.compareChunk(ctx, w, t, by, &c, size, touched)
+				if err == nil {
+					_, err = m.pass(ctx, w, touched)
+				}
+				if err == nil {
+					err = m.noteCompared(ctx, w, t, by, c.upto)
+				}
+				if err != nil {
+					return err
+				}
+				m.crash("chunk compared")
+				first = false
+				if c.upto == nil {
+					break
+				}
+				c = chunk{after: c.upto}
+				switch took := time.Since(began); {
+				case took < chunkTime/2:
+					size = min(2*size, most)
+				case took > 2*chunkTime:
+					size = max(size/2, min(leastChunk, most))
+				}
 			}
 		}
 	}
@@ -57,54 +66,104 @@ func (m *Mover) compareBack(ctx context.Context, w *wayBack, touched *touchedKey
 // memory where they differ.
 const mostCompared = 100_000
 
-// compareChunk compares up to size rows with the keys after those of the chunk before.
-func (m *Mover) compareChunk(ctx context.Context, w *wayBack, t convert.Table, c *chunk, size int64, touched *touchedKeys) error {
-	var same bool
-	err := frozen(ctx, w.blue, func(from pgx.Tx) (err error) {
-		if c.upto, err = endOf(ctx, from, t, w.Move, *c, size); err != nil {
-			return err
-		}
-		return m.readGreen(ctx, func(green pgx.Tx) error {
-			b, g, err := digestsOf(ctx, from, green, w.layout, t, w.Move, *c)
-			same = b == g
-			return err
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("migration: compare table %s of %s: %w", t.Name, w.Tenant, err)
+// side is a database in whose order of keys a table is compared.
+type side string
+
+const (
+	byBlue  side = "blue"
+	byGreen side = "green"
+)
+
+// sidesOf: where the order is the same in both, each chunk is compared as a whole. Elsewhere each row of blue is
+// compared with green's by its key; then each of green is looked for in blue, for what only green has is in no
+// chunk of blue.
+func sidesOf(t convert.Table) []side {
+	if ordered(t) {
+		return []side{byBlue}
 	}
-	if same {
-		return nil
-	}
-	return m.touchDiffering(ctx, w, t, inChunk(t, *c), touched)
+	return []side{byBlue, byGreen}
 }
 
-// compareUnordered is for a table whose keys have another order in each database: ranges of hashed keys.
-func (m *Mover) compareUnordered(ctx context.Context, w *wayBack, t convert.Table, touched *touchedKeys) error {
-	n := rangesOf(w.Rows)
-	var inBlue, inGreen ranges
-	err := both(ctx,
-		func(ctx context.Context) error {
-			return frozen(ctx, w.blue, func(tx pgx.Tx) (err error) {
-				inBlue, err = oneRanges(ctx, tx, rangeDigests(t, n, quoted(w.Schema, t.Name)))
+// compareChunk compares up to size rows with the keys after those of the chunk before.
+func (m *Mover) compareChunk(ctx context.Context, w *wayBack, t convert.Table, by side, c *chunk, size int64, touched *touchedKeys) error {
+	var (
+		same   bool
+		differ [][]string
+		err    error
+	)
+	if by == byGreen {
+		differ, err = m.missingInBlue(ctx, w, t, c, size)
+	} else {
+		err = frozen(ctx, w.blue, func(from pgx.Tx) (err error) {
+			if c.upto, err = endOf(ctx, from, t, w.Move, *c, size); err != nil {
 				return err
-			})
-		},
-		func(ctx context.Context) error {
-			return m.readGreen(ctx, func(tx pgx.Tx) (err error) {
-				inGreen, err = oneRanges(ctx, tx, rangeDigests(t, n, ofTenant(w.layout, t, w.Move)))
+			}
+			return m.readGreen(ctx, func(green pgx.Tx) error {
+				if !ordered(t) {
+					_, _, err := compareKeys(ctx, from, green, w.layout, t, w.Move, *c, func(keys [][]string) { differ = append(differ, keys...) })
+					return err
+				}
+				b, g, err := digestsOf(ctx, from, green, w.layout, t, w.Move, *c)
+				same = b == g
 				return err
 			})
 		})
+	}
 	if err != nil {
 		return fmt.Errorf("migration: compare table %s of %s: %w", t.Name, w.Tenant, err)
 	}
-	for some := range slices.Chunk(differing(inBlue, inGreen), rangesAtOnce) {
-		if err := m.touchDiffering(ctx, w, t, inRanges(t, n, some), touched); err != nil {
+	if ordered(t) && !same {
+		return m.touchDiffering(ctx, w, t, inChunk(t, *c), touched)
+	}
+	return touched.put(ctx, t.Name, differ)
+}
+
+// missingInBlue lists those of green's next keys, in green's order, that blue does not have.
+func (m *Mover) missingInBlue(ctx context.Context, w *wayBack, t convert.Table, c *chunk, size int64) (missing [][]string, err error) {
+	var keys [][]string
+	err = m.readGreen(ctx, func(green pgx.Tx) error {
+		// By the index that has this order: without statistics, all of the tenant's keys would be sorted for each chunk.
+		if err := execAll(ctx, green, []string{`SET LOCAL enable_sort = off`, `SET LOCAL enable_bitmapscan = off`}); err != nil {
 			return err
 		}
+		rows, err := green.Query(ctx, fmt.Sprintf(`SELECT %s FROM %s ORDER BY %s LIMIT %d`, keyColumns(t), greensRows(w.layout, t, w.Move)+inChunk(t, chunk{after: c.after}),
+			byKey(t, quoted(w.layout.GreenSchema, t.Name)), size), pgx.QueryExecModeExec)
+		if err != nil {
+			return err
+		}
+		keys, err = readKeys(rows, len(t.Key))
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if c.upto = nil; int64(len(keys)) == size {
+		c.upto = keys[len(keys)-1]
+	}
+	types := blueKeyTypes(t, w.Move)
+	err = frozen(ctx, w.blue, func(tx pgx.Tx) error {
+		for some := range slices.Chunk(keys, keysAtOnce) {
+			rows, err := tx.Query(ctx, oneByOne(t, types, keyColumns(t), bluesRows(t, w.Move)), append([]any{pgx.QueryExecModeExec}, keyColumnsOf(len(types), some)...)...)
+			if err != nil {
+				return err
+			}
+			found, err := readKeys(rows, len(types))
+			if err != nil {
+				return err
+			}
+			there := map[string]bool{}
+			for _, k := range found {
+				there[joinKey(k)] = true
+			}
+			for _, k := range some {
+				if !there[joinKey(k)] {
+					missing = append(missing, k)
+				}
+			}
+		}
+		return nil
+	})
+	return missing, err
 }
 
 // touchDiffering adds the keys of rows that are not the same to touched.
@@ -114,10 +173,7 @@ func (m *Mover) touchDiffering(ctx context.Context, w *wayBack, t convert.Table,
 		return err
 	}
 	drop, add := changes(have, want)
-	for _, k := range slices.Concat(drop, add) {
-		touched.put(t.Name, strings.Split(k.key, "\x00"))
-	}
-	return nil
+	return touched.put(ctx, t.Name, splitKeys(drop, add))
 }
 
 // rowsBack reads the hashes of some rows of a table on both sides, by key.
@@ -139,6 +195,31 @@ func (m *Mover) rowsBack(ctx context.Context, w *wayBack, t convert.Table, condi
 	return inBlue, inGreen, err
 }
 
+// rowsWithKeys is rowsBack for rows with some keys.
+func (m *Mover) rowsWithKeys(ctx context.Context, w *wayBack, t convert.Table, keys []string) (inBlue, inGreen map[rowKey]string, err error) {
+	list := make([][]string, len(keys))
+	for i, k := range keys {
+		list[i] = splitKey(k)
+	}
+	err = both(ctx,
+		func(ctx context.Context) error {
+			return frozen(ctx, w.blue, func(tx pgx.Tx) (err error) {
+				inBlue, err = rowsOfKeys(ctx, tx, t, w.Move, bluesRows(t, w.Move), blueKeyTypes(t, w.Move), list)
+				return err
+			})
+		},
+		func(ctx context.Context) error {
+			return m.readGreen(ctx, func(tx pgx.Tx) (err error) {
+				inGreen, err = rowsOfKeys(ctx, tx, t, w.Move, greensRows(w.layout, t, w.Move), keyTypes(t), list)
+				return err
+			})
+		})
+	if err != nil {
+		return nil, nil, fmt.Errorf("migration: compare rows of table %s of %s: %w", t.Name, w.Tenant, err)
+	}
+	return inBlue, inGreen, nil
+}
+
 // settleBack lets few keys be left to prove when green's gate is shut, however long the comparison
 // has taken: rows that are the same now are forgotten, for a change that comes later is captured and
 // touches its row again.
@@ -148,8 +229,7 @@ func (m *Mover) settleBack(ctx context.Context, w *wayBack, touched *touchedKeys
 			return err
 		}
 		if err := m.eachTouched(ctx, w, touched, func(name string, some []string, differ map[string]bool) error {
-			touched.forget(name, some, differ)
-			return nil
+			return touched.forget(ctx, name, some, differ)
 		}); err != nil {
 			return err
 		}
@@ -177,7 +257,7 @@ func (m *Mover) eachTouched(ctx context.Context, w *wayBack, touched *touchedKey
 	for name, keys := range touched.byTable {
 		t := w.tables[name]
 		for some := range slices.Chunk(slices.Sorted(maps.Keys(keys)), keysAtOnce) {
-			inBlue, inGreen, err := m.rowsBack(ctx, w, t, keyIn(t, some))
+			inBlue, inGreen, err := m.rowsWithKeys(ctx, w, t, some)
 			if err != nil {
 				return err
 			}
@@ -192,46 +272,4 @@ func (m *Mover) eachTouched(ctx context.Context, w *wayBack, touched *touchedKey
 		}
 	}
 	return nil
-}
-
-// touchedKeys are the keys of rows that passes have changed, by table.
-type touchedKeys struct {
-	byTable map[string]map[string]bool // the key's columns joined by NUL
-}
-
-func (k *touchedKeys) add(t change.Target, changes []change.Change) {
-	if k == nil {
-		return
-	}
-	for _, c := range changes {
-		if c.Op != change.Insert {
-			k.put(t.Table, c.Key)
-		}
-		if c.Op != change.Delete {
-			k.put(t.Table, keyTexts(t, c.Row))
-		}
-	}
-}
-
-func (k *touchedKeys) put(table string, key []string) {
-	if k.byTable[table] == nil {
-		k.byTable[table] = map[string]bool{}
-	}
-	k.byTable[table][strings.Join(key, "\x00")] = true
-}
-
-// forget takes keys away, but for those that differ.
-func (k *touchedKeys) forget(table string, keys []string, differ map[string]bool) {
-	for _, key := range keys {
-		if !differ[key] {
-			delete(k.byTable[table], key)
-		}
-	}
-}
-
-func (k *touchedKeys) count() (n int) {
-	for _, keys := range k.byTable {
-		n += len(keys)
-	}
-	return n
 }

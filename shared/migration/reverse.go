@@ -39,6 +39,10 @@ type wayBack struct {
 	tables  map[string]convert.Table
 	targets map[string]change.Target
 	columns map[string][]string // green's, by table, in the order of a row's text
+
+	shape    string                    // of the schema
+	until    time.Time                 // then a step of the rollback begins nothing new
+	compared map[comparedSide][]string // up to which key; nil: all
 }
 
 // Bounds of one pass, so that it needs little memory whatever the rows.
@@ -111,6 +115,7 @@ func (m *Mover) wayBack(ctx context.Context, id uuid.UUID, who tenant.ID) (*wayB
 	if err != nil {
 		return nil, err
 	}
+	w.shape = shapes[w.Schema]
 	if w.layout, err = m.layoutFor(ctx, src, w.blue, w.Schema, shapes[w.Schema], exactly); err != nil {
 		return nil, err
 	}
@@ -258,6 +263,9 @@ func (m *Mover) applyBack(ctx context.Context, w *wayBack, version int64, found,
 	if err != nil {
 		return err
 	}
+	if err := touched.add(ctx, w.targets, byTable); err != nil {
+		return err
+	}
 	generations, ids := make([]int64, len(found)), make([]int64, len(found))
 	for i, c := range found {
 		generations[i], ids[i] = c.generation, c.id
@@ -281,13 +289,7 @@ func (m *Mover) applyBack(ctx context.Context, w *wayBack, version int64, found,
 	if errors.As(err, &wrong) {
 		return fault.Wrap(err, fault.Conflict, "blue_differs", "the way back found another row in blue than green had: %v", wrong)
 	}
-	if err != nil {
-		return err
-	}
-	for name, changes := range byTable {
-		touched.add(w.targets[name], changes)
-	}
-	return nil
+	return err
 }
 
 // changes reads captured rows, by table.

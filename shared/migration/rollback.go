@@ -25,7 +25,7 @@ import (
 // Until the flip any failure opens green again. The request stands until it is done or turns
 // out to be impossible: what a crash, a busy tenant or a lost connection has cut short is taken
 // up by [Mover.Sweep], and the error is a fault of kind Unavailable, code "rollback_under_way".
-// A tenant that cannot go back stays in green, and the error says why.
+// So is a comparison that takes longer than a step may: the next one goes on where it stands. A tenant that cannot go back stays in green, and the error says why.
 func (m *Mover) Rollback(ctx context.Context, id uuid.UUID, who tenant.ID, actor string) error {
 	v, err := m.move(ctx, id, who)
 	if err != nil {
@@ -78,6 +78,8 @@ func (m *Mover) rollBack(ctx context.Context, id uuid.UUID, who tenant.ID) error
 		return nil
 	case errors.Is(err, errOutdated):
 		return underWay(nil)
+	case errors.Is(err, errBudget):
+		return underWay(m.pauseBack(ctx, w))
 	}
 	if again := m.goOn(ctx, w); again != nil {
 		return underWay(errors.Join(err, again)) // the sweep opens green
@@ -89,6 +91,13 @@ func (m *Mover) rollBack(ctx context.Context, id uuid.UUID, who tenant.ID) error
 		err = errors.Join(err, noteErr)
 	}
 	return underWay(err)
+}
+
+// pauseBack lets the next step begin at once: this one got further.
+func (m *Mover) pauseBack(ctx context.Context, w *wayBack) error {
+	return ignoreOutdated(m.claimed(ctx, w, func(b *pgx.Batch) {
+		b.Queue(`UPDATE control.move SET back_paused = true, back_attempts = 0, updated_at = clock_timestamp() WHERE run_id = $1 AND tenant_id = $2`, w.Run, w.Tenant)
+	}))
 }
 
 // cannotBegin ends a request whose tenant's structure forbids it; any other error is tried again.
@@ -121,7 +130,7 @@ func (m *Mover) claimBack(ctx context.Context, w *wayBack) error {
 		return err
 	}
 	err = m.impatient(ctx, control, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `UPDATE control.move SET token = nextval('control.move_token'), back_attempts = back_attempts + 1, updated_at = clock_timestamp()
+		return tx.QueryRow(ctx, `UPDATE control.move SET token = nextval('control.move_token'), back_attempts = back_attempts + 1, back_paused = false, updated_at = clock_timestamp()
 			WHERE run_id = $1 AND tenant_id = $2 AND token = $3 AND state = $4 RETURNING token, back_attempts`, w.Run, w.Tenant, w.Token, string(w.State)).Scan(&w.Token, &w.tries)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -174,6 +183,11 @@ func (m *Mover) stayGreen(ctx context.Context, v Move, why error) error {
 		if err := oneEach(tag.RowsAffected(), 1, err); err != nil {
 			return ignoreOutdated(err)
 		}
+		b := &pgx.Batch{}
+		queueForget(b, v)
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
 		return note(ctx, tx, v.Run, &v.Tenant, "mover", "rollback given up", map[string]any{"why": messageOf(why)})
 	})
 }
@@ -181,18 +195,36 @@ func (m *Mover) stayGreen(ctx context.Context, v Move, why error) error {
 // fewChanges is how many changes may be left when green's gate is shut.
 const fewChanges = 200
 
-// bringBack does all of a rollback, from an open green to an open blue.
+// bringBack does all of a rollback, from an open green to an open blue, or as much of the comparison as
+// a step has time for.
 func (m *Mover) bringBack(ctx context.Context, w *wayBack) error {
+	w.until = m.now().Add(m.cfg.StepBudget)
 	asleep := m.stayAwake(ctx, w)
 	defer asleep()
 	if err := m.enterBlue(ctx, w); err != nil {
 		return err
 	}
 	m.crash("blue entered")
-	if err := m.drainTo(ctx, w, fewChanges, nil); err != nil {
+	touched, err := m.resume(ctx, w)
+	if err != nil {
 		return err
 	}
-	touched := &touchedKeys{byTable: map[string]map[string]bool{}}
+	since := touched
+	if len(w.compared) == 0 {
+		since = nil // what comes over before the comparison begins is compared by it
+	}
+	for {
+		n, err := m.pass(ctx, w, since)
+		if err != nil {
+			return err
+		}
+		if n <= fewChanges {
+			break
+		}
+		if m.now().After(w.until) {
+			return errBudget
+		}
+	}
 	if err := m.compareBack(ctx, w, touched); err != nil {
 		return err
 	}
@@ -200,7 +232,7 @@ func (m *Mover) bringBack(ctx context.Context, w *wayBack) error {
 	if err := m.settleBack(ctx, w, touched); err != nil {
 		return err
 	}
-	since := m.now()
+	shut := m.now()
 	if err := m.fenceBack(ctx, w, touched); err != nil {
 		return err
 	}
@@ -215,7 +247,7 @@ func (m *Mover) bringBack(ctx context.Context, w *wayBack) error {
 		return err
 	}
 	if _, err := control.Exec(ctx, `UPDATE control.move SET back_pause_us = $4 WHERE run_id = $1 AND tenant_id = $2 AND token = $3`,
-		w.Run, w.Tenant, w.Token, m.now().Sub(since).Microseconds()); err != nil {
+		w.Run, w.Tenant, w.Token, m.now().Sub(shut).Microseconds()); err != nil {
 		return err
 	}
 	return m.purgeUnread(ctx, w.Move)
@@ -266,10 +298,11 @@ func (m *Mover) inside(ctx context.Context) ([]string, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// fenceBack is what writers wait for: from the gate of green to the flip. It ends in time.
+// fenceBack is what writers wait for: from the gate of green to the flip. It ends in time, and
+// is not begun in what the comparison has left of it.
 func (m *Mover) fenceBack(ctx context.Context, w *wayBack, touched *touchedKeys) error {
 	defer m.calm.enter()()
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.StepBudget)
+	ctx, cancel := context.WithTimeout(ctx, max(m.cfg.StepBudget, m.cfg.CutoverPatience))
 	defer cancel()
 	if err := m.advanceBack(ctx, w, FencedBack, `fenced_at = clock_timestamp()`); err != nil {
 		return err
@@ -388,6 +421,7 @@ func (m *Mover) flipBack(ctx context.Context, w *wayBack) error {
 		b.Queue(`UPDATE coditect.gate SET closed = true WHERE tenant_id = $1`, w.Tenant).Exec(one)
 		b.Queue(`INSERT INTO control.move_event (run_id, tenant_id, actor, event) SELECT run_id, tenant_id, back_by, 'rolled back' FROM control.move WHERE run_id = $1 AND tenant_id = $2`,
 			w.Run, w.Tenant)
+		queueForget(b, w.Move)
 		return tx.SendBatch(ctx, b).Close()
 	})
 	if err != nil {
@@ -430,23 +464,26 @@ func (m *Mover) openBlue(ctx context.Context, v Move) error {
 	return m.liftFence(ctx, v)
 }
 
-// finishRollbacks takes up requests that nobody has been at work on for a while.
+// finishRollbacks takes up requests that nobody has been at work on for a while, or whose last step has
+// used up its time. It begins none after a step's time: the sweep has other things to do.
 func (m *Mover) finishRollbacks(ctx context.Context) (n int, err error) {
 	control, err := m.control(ctx)
 	if err != nil {
 		return 0, err
 	}
-	rows, err := control.Query(ctx, `SELECT run_id, tenant_id FROM control.move WHERE back_by IS NOT NULL AND state IN ('green', 'fenced_back')
-		AND updated_at < clock_timestamp() - $1::interval ORDER BY state DESC, updated_at LIMIT 20`, 2*m.cfg.Lease)
-	if err != nil {
-		return 0, err
-	}
-	due, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (v Move, err error) { return v, row.Scan(&v.Run, &v.Tenant) })
-	if err != nil {
-		return 0, err
-	}
 	var errs []error
-	for _, v := range due {
+	seen := []tenant.ID{}
+	for until := m.now().Add(m.cfg.StepBudget); len(seen) == 0 || m.now().Before(until); {
+		var v Move // one by one: another sweep may have taken up the next meanwhile
+		err := control.QueryRow(ctx, `SELECT run_id, tenant_id FROM control.move WHERE back_by IS NOT NULL AND state IN ('green', 'fenced_back')
+			AND (back_paused OR updated_at < clock_timestamp() - $1::interval) AND tenant_id <> ALL ($2) ORDER BY state DESC, updated_at LIMIT 1`, 2*m.cfg.Lease, seen).Scan(&v.Run, &v.Tenant)
+		if errors.Is(err, pgx.ErrNoRows) {
+			break
+		}
+		if err != nil {
+			return n, err
+		}
+		seen = append(seen, v.Tenant)
 		if err := m.rollBack(ctx, v.Run, v.Tenant); err != nil {
 			errs = append(errs, err)
 			continue
