@@ -70,7 +70,7 @@ func hurtWordy(ctx context.Context, t *testing.T, dsn, schema string, r *rand.Ra
 	}
 	word := func() string { return `(` + fmt.Sprintf(wordOf, fmt.Sprint(r.IntN(6000))) + `)` }
 	fresh := func() string { return `(` + fmt.Sprintf(wordOf, fmt.Sprint(6000+r.IntN(1_000_000))) + `)` }
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for ; ctx.Err() == nil; <-tick.C {
 		n := r.IntN(6000)
@@ -149,7 +149,7 @@ func TestKeysThatAreSortedInAnotherWay(t *testing.T) {
 			case "lane joined":
 				if !begun {
 					begun = true
-					for n := range 3 {
+					for n := range 2 {
 						r := rand.New(rand.NewPCG(random.Uint64(), uint64(n)))
 						group.Go(func() { hurtWordy(stop, t, w.Legacy, schema, r) })
 					}
