@@ -16,7 +16,7 @@ import (
 // change was, is found; without one, the tenant moves.
 func TestARowThatDiffersIsFoundInABacklog(t *testing.T) {
 	eachServer(t, func(t *testing.T, w *world) {
-		const rows = 12_000 // three times as many changes, applied in several transactions
+		const rows = 12_000                                           // three times as many changes, applied in several transactions
 		for name, c := range map[string]struct{ spoil, when string }{ // when: a row has just come
 			"none":                     {``, ``},
 			"changed in the beginning": {`UPDATE app.project SET name = 'spoiled' WHERE tenant_id = $1 AND name = 'first 7'`, "first 7"},
