@@ -206,6 +206,13 @@ func (o *onlineMove) prepare(ctx context.Context, b *batch, list []stream.Change
 
 // prepareTable works out what is to be done with one table: changes that the copy has not seen.
 func (o *onlineMove) prepareTable(ctx context.Context, b *batch, t convert.Table, g *gate, list []stream.Change) error {
+	all, err := o.read(ctx, t, list)
+	if err != nil {
+		return err
+	}
+	if err := g.learn(ctx, all); err != nil {
+		return err
+	}
 	to := greenTarget(o.l, t, o.v)
 	run := make([]change.Change, 0, len(list))
 	flush := func() error {
@@ -214,21 +221,47 @@ func (o *onlineMove) prepareTable(ctx context.Context, b *batch, t convert.Table
 		run = nil
 		return err
 	}
-	r := rowReader{cells: make([]change.Cell, len(list)*len(t.Columns))}
-	var err error
-	for _, c := range list {
-		if c.Op == stream.Truncate {
+	for _, c := range all {
+		if c.op == stream.Truncate {
 			if err := flush(); err != nil {
 				return err
 			}
-			b.work = append(b.work, work{emptied: g.emptied(c.XID)})
+			b.work = append(b.work, work{emptied: g.emptied(c.xid)})
 			continue
 		}
-		if run, err = o.changesOf(ctx, g, c, &r, run); err != nil {
+		if run, err = o.changesOf(ctx, g, c, run); err != nil {
 			return err
 		}
 	}
 	return flush()
+}
+
+// rowChange is a change of a row, or a TRUNCATE, in the order of the layout.
+type rowChange struct {
+	op            byte
+	xid           int64
+	before, after []string // keys; nil where there is none
+	row           []change.Cell
+}
+
+// read reads one table's changes.
+func (o *onlineMove) read(ctx context.Context, t convert.Table, list []stream.Change) ([]rowChange, error) {
+	out := make([]rowChange, len(list))
+	r := rowReader{cells: make([]change.Cell, len(list)*len(t.Columns))}
+	for i, c := range list {
+		out[i].op, out[i].xid = c.Op, c.XID
+		if c.Op == stream.Truncate {
+			continue
+		}
+		f, err := o.fitOf(ctx, c.Shape)
+		if err != nil {
+			return nil, err
+		}
+		if out[i].before, out[i].after, out[i].row, err = r.read(f, c); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // emptied says what the copy has of a table that a transaction has emptied.
@@ -243,29 +276,16 @@ func (g *gate) emptied(xid int64) *emptied {
 	return out
 }
 
-// changesOf adds to run what is to be applied of a spooled change. A change of a key is a delete
+// changesOf adds to run what is to be applied of a change. A change of a key is a delete
 // of the old and an insert of the new one when the copy has seen one of the two only.
-func (o *onlineMove) changesOf(ctx context.Context, g *gate, c stream.Change, r *rowReader, run []change.Change) ([]change.Change, error) {
-	s, err := o.fitOf(ctx, c.Shape)
-	if err != nil {
-		return run, err
+func (o *onlineMove) changesOf(ctx context.Context, g *gate, c rowChange, run []change.Change) ([]change.Change, error) {
+	before, after, row := c.before, c.after, c.row
+	seenBefore := before != nil && g.seen(c.xid, before)
+	seenAfter := seenBefore
+	if after != nil && !slices.Equal(before, after) {
+		seenAfter = g.seen(c.xid, after)
 	}
-	before, after, row, err := r.read(s, c)
-	if err != nil {
-		return run, err
-	}
-	var seenBefore, seenAfter bool
-	if before != nil {
-		if seenBefore, err = g.seen(ctx, c.XID, before); err != nil {
-			return run, err
-		}
-	}
-	if seenAfter = seenBefore; after != nil && !slices.Equal(before, after) {
-		if seenAfter, err = g.seen(ctx, c.XID, after); err != nil {
-			return run, err
-		}
-	}
-	switch c.Op {
+	switch c.op {
 	case stream.Insert:
 		if seenAfter {
 			return run, nil
@@ -286,7 +306,7 @@ func (o *onlineMove) changesOf(ctx context.Context, g *gate, c stream.Change, r 
 		return append(run, change.Change{Op: change.Delete, Key: before}), nil
 	}
 	// The copy came too late for the old key and too early for the new one: the row is nowhere.
-	if err := o.complete(ctx, s.table, after, row); err != nil {
+	if err := o.complete(ctx, g.t, after, row); err != nil {
 		return run, err
 	}
 	return append(run, change.Change{Op: change.Insert, Row: row}), nil
@@ -486,7 +506,7 @@ type gate struct {
 	order  keyOrder
 	all    int64            // transactions before it are seen by every chunk
 	none   int64            // and from this one on by no chunk
-	of     map[string]int64 // chunk by key, of those that had to be looked up
+	of     map[string]int64 // chunk by key, of the changes that are looked at
 }
 
 func (o *onlineMove) gateOf(ctx context.Context, t convert.Table) (*gate, error) {
@@ -515,41 +535,52 @@ func (o *onlineMove) gateOf(ctx context.Context, t convert.Table) (*gate, error)
 	return g, nil
 }
 
-// seen reports whether the copy of a key has seen a transaction. Never by positions in the
-// WAL: a commit is streamed before snapshots see it.
-func (g *gate) seen(ctx context.Context, xid int64, key []string) (bool, error) {
-	switch {
-	case xid < g.all:
-		return true, nil
-	case xid >= g.none:
-		return false, nil
-	case len(g.chunks) == 1:
-		return g.chunks[0].snapshot.sees(xid), nil
-	}
-	name := strings.Join(key, "\x00")
-	n, ok := g.of[name]
-	if !ok {
-		var err error
-		if n, err = chunkOf(ctx, g.order, g.t, g.chunks, key); err != nil {
-			return false, err
+// asks reports whether it depends on the key what the copy has seen of a transaction.
+func (g *gate) asks(xid int64) bool { return len(g.chunks) > 1 && g.all <= xid && xid < g.none }
+
+// learn finds the chunks of the keys of changes for which they count: a database compares, for it knows the
+// order. These are only changes by transactions that ran while the table was copied.
+func (g *gate) learn(ctx context.Context, changes []rowChange) error {
+	clear(g.of)
+	var keys [][]string
+	for _, c := range changes {
+		for _, key := range [][]string{c.before, c.after} {
+			if key == nil || !g.asks(c.xid) {
+				continue
+			}
+			if _, known := g.of[joinKey(key)]; !known {
+				g.of[joinKey(key)] = 0
+				keys = append(keys, key)
+			}
 		}
-		if len(g.of) > applyAtOnce {
-			clear(g.of)
-		}
-		g.of[name] = n
 	}
-	return g.chunks[n].snapshot.sees(xid), nil
+	if len(keys) == 0 {
+		return nil
+	}
+	ends := make([][]string, len(g.chunks)-1)
+	for i := range ends {
+		ends[i] = g.chunks[i].upto
+	}
+	numbers, err := g.order.places(ctx, ends, keys)
+	if err != nil {
+		return fmt.Errorf("migration: chunks of the keys of table %s: %w", g.t.Name, err)
+	}
+	for i, key := range keys {
+		g.of[joinKey(key)] = numbers[i]
+	}
+	return nil
 }
 
-// chunkOf finds the chunk of a key: a database compares, for it knows the order. Keys are
-// looked up only for transactions that ran while the table was copied.
-func chunkOf(ctx context.Context, order keyOrder, t convert.Table, chunks []chunk, key []string) (n int64, err error) {
-	ends := make([][]string, len(chunks)-1)
-	for i := range ends {
-		ends[i] = chunks[i].upto
+// seen reports whether the copy of a key that was learnt has seen a transaction. Never by positions in the
+// WAL: a commit is streamed before snapshots see it.
+func (g *gate) seen(xid int64, key []string) bool {
+	switch {
+	case xid < g.all:
+		return true
+	case xid >= g.none:
+		return false
+	case len(g.chunks) == 1:
+		return g.chunks[0].snapshot.sees(xid)
 	}
-	if n, err = order.before(ctx, ends, key); err != nil {
-		return 0, fmt.Errorf("migration: chunk of a key of table %s: %w", t.Name, err)
-	}
-	return n, nil
+	return g.chunks[g.of[joinKey(key)]].snapshot.sees(xid)
 }

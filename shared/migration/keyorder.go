@@ -122,16 +122,25 @@ func (k keyOrder) key(texts []string) string {
 	return k.tuple(out)
 }
 
-// before counts those of some keys that come before one.
-func (k keyOrder) before(ctx context.Context, keys [][]string, key []string) (n int64, err error) {
-	place := make([]string, len(key))
-	args := keyColumnsOf(len(key), keys)
-	for i, v := range key {
-		place[i] = "$" + strconv.Itoa(len(key)+i+1)
-		args = append(args, v)
+// places counts for each of some keys how many of these ends come before it.
+func (k keyOrder) places(ctx context.Context, ends, keys [][]string) ([]int64, error) {
+	width := len(k.types)
+	names, typed, lists := make([]string, width), make([]string, width), make([]string, width)
+	for i, typ := range k.types {
+		names[i] = "e" + strconv.Itoa(i)
+		typed[i] = fmt.Sprintf("%s::%s AS %[1]s", names[i], typ)
+		lists[i] = fmt.Sprintf("$%d::text[]", width+i+1)
 	}
-	err = k.db.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FROM %s WHERE %s < %s`, keyList(len(key)), k.tuple(keyNames(len(key))), k.tuple(place)), args...).Scan(&n)
-	return n, err
+	end := strings.Join(names, ", ")
+	// The ends are typed once.
+	rows, err := k.db.Query(ctx, fmt.Sprintf(`WITH ends AS MATERIALIZED (SELECT %s FROM unnest(%s) AS x(%s))
+		SELECT (SELECT count(*) FROM ends WHERE (%[3]s) < %[4]s) FROM %[5]s ORDER BY n`,
+		strings.Join(typed, ", "), strings.Join(lists, ", "), end, k.tuple(keyNames(width)), numberedKeyList(width)),
+		slices.Concat(keyColumnsOf(width, keys), keyColumnsOf(width, ends))...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
 // within returns those of some keys that are in one of these chunks.
