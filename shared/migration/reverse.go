@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
@@ -39,6 +38,7 @@ type wayBack struct {
 	tables  map[string]convert.Table
 	targets map[string]change.Target
 	columns map[string][]string // green's, by table, in the order of a row's text
+	clean   int64               // green has none of what blue had applied at this version
 
 	shape    string                    // of the schema
 	until    time.Time                 // then a step of the rollback begins nothing new
@@ -153,35 +153,41 @@ type captured struct {
 	old, new       *string
 }
 
+func (c captured) number() [2]int64 { return [2]int64{c.generation, c.id} }
+
 // pass brings some changes to blue and deletes them in green, and returns how many it found.
 // The keys of the rows that it changes are added to touched.
 func (m *Mover) pass(ctx context.Context, w *wayBack, touched *touchedKeys) (int, error) {
-	var (
-		version          int64
-		generations, ids []int64
-	)
-	err := w.blue.QueryRow(ctx, `SELECT version, generations, ids FROM coditect.reversed WHERE tenant_id = $1`, w.Tenant).Scan(&version, &generations, &ids)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return 0, fmt.Errorf("migration: position of %s: %w", w.Tenant, err)
+	at, err := positionOf(ctx, w.blue, w.Tenant)
+	if err != nil {
+		return 0, err
 	}
 	// After the position: what is deleted in between moves the position on, and the pass is refused.
-	found, err := m.readCaptured(ctx, w.Tenant)
+	found, all, err := m.readCaptured(ctx, w.Tenant)
+	if err == nil && !all && w.clean != at.version && len(at.applied) > 0 {
+		// A crash may have left in green what blue has, and those that were found first are not all of it: a transaction that
+		// has committed since may have smaller ids. What a pass does not find it does not note, and the next one would apply again.
+		if err = m.deleteCaptured(ctx, w.Tenant, at.applied); err == nil {
+			w.clean = at.version
+			found, _, err = m.readCaptured(ctx, w.Tenant)
+		}
+	}
 	if err != nil || len(found) == 0 {
 		return 0, err
 	}
 	m.crash("changes read")
 	applied := map[[2]int64]bool{}
-	for i, g := range generations {
-		applied[[2]int64{g, ids[i]}] = true
+	for _, c := range at.applied {
+		applied[c.number()] = true
 	}
 	var left []captured
 	for _, c := range found {
-		if !applied[[2]int64{c.generation, c.id}] {
+		if !applied[c.number()] {
 			left = append(left, c)
 		}
 	}
 	if len(left) > 0 {
-		if err := m.applyBack(ctx, w, version, found, left, touched); err != nil {
+		if err := m.applyBack(ctx, w, at, found, left, touched); err != nil {
 			return 0, err
 		}
 		m.crash("changes applied in blue")
@@ -189,30 +195,66 @@ func (m *Mover) pass(ctx context.Context, w *wayBack, touched *touchedKeys) (int
 	if err := m.deleteCaptured(ctx, w.Tenant, found); err != nil {
 		return 0, err
 	}
+	if len(left) > 0 {
+		w.clean = at.version + 1
+	}
 	m.crash("changes deleted in green")
 	return len(found), nil
 }
 
-// readCaptured reads the first changes of a tenant, in an order that is right for each key.
-func (m *Mover) readCaptured(ctx context.Context, who tenant.ID) ([]captured, error) {
+// position is which of green's changes blue has: those that were applied last, of which green may still have some.
+type position struct {
+	version int64
+	applied []captured // their numbers only
+}
+
+// positionOf reads a tenant's position in blue.
+func positionOf(ctx context.Context, blue querier, who tenant.ID) (p position, err error) {
+	var generations, ids []int64
+	err = blue.QueryRow(ctx, `SELECT version, generations, ids FROM coditect.reversed WHERE tenant_id = $1`, who).Scan(&p.version, &generations, &ids)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return p, fmt.Errorf("migration: position of %s: %w", who, err)
+	}
+	for i, g := range generations {
+		p.applied = append(p.applied, captured{generation: g, id: ids[i]})
+	}
+	return p, nil
+}
+
+// moveOn notes in blue which changes the transaction applies, unless somebody else has moved the position on.
+func (p position) moveOn(ctx context.Context, tx pgx.Tx, who tenant.ID, applied []captured) error {
+	generations, ids := make([]int64, len(applied)), make([]int64, len(applied))
+	for i, c := range applied {
+		generations[i], ids[i] = c.generation, c.id
+	}
+	tag, err := tx.Exec(ctx, `INSERT INTO coditect.reversed AS r (tenant_id, version, generations, ids) VALUES ($1, $2::bigint + 1, $3, $4)
+		ON CONFLICT (tenant_id) DO UPDATE SET version = excluded.version, generations = excluded.generations, ids = excluded.ids WHERE r.version = $2`,
+		who, p.version, generations, ids)
+	return oneEach(tag.RowsAffected(), 1, err)
+}
+
+// readCaptured reads the first changes of a tenant, in an order that is right for each key, and reports whether
+// there are no more.
+func (m *Mover) readCaptured(ctx context.Context, who tenant.ID) (out []captured, all bool, err error) {
 	control, err := m.control(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	rows, err := control.Query(ctx, `SELECT generation, id, table_name, op::text, old, new FROM (
-			SELECT *, sum(coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0)) OVER (ORDER BY generation, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+	rows, err := control.Query(ctx, `SELECT generation, id, table_name, op::text, old, new, n FROM (
+			SELECT *, count(*) OVER () AS n, sum(coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0)) OVER (ORDER BY generation, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
 			FROM (SELECT * FROM coditect.captured WHERE tenant_id = $1 ORDER BY generation, id LIMIT $2) y) x
 		WHERE coalesce(before, 0) < $3 ORDER BY generation, id`, who, passChanges, passBytes)
 	if err != nil {
-		return nil, fmt.Errorf("migration: read what %s has written in green: %w", who, err)
+		return nil, false, fmt.Errorf("migration: read what %s has written in green: %w", who, err)
 	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c captured, err error) {
-		return c, row.Scan(&c.generation, &c.id, &c.table, &c.op, &c.old, &c.new)
+	var n int
+	out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c captured, err error) {
+		return c, row.Scan(&c.generation, &c.id, &c.table, &c.op, &c.old, &c.new, &n)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("migration: read what %s has written in green: %w", who, err)
+		return nil, false, fmt.Errorf("migration: read what %s has written in green: %w", who, err)
 	}
-	return out, nil
+	return out, len(out) == n && n < passChanges, nil
 }
 
 // deleteCaptured deletes changes that blue has.
@@ -258,7 +300,7 @@ func (m *Mover) enterBlue(ctx context.Context, w *wayBack) error {
 }
 
 // applyBack applies changes that blue does not have, and notes all that were found.
-func (m *Mover) applyBack(ctx context.Context, w *wayBack, version int64, found, left []captured, touched *touchedKeys) error {
+func (m *Mover) applyBack(ctx context.Context, w *wayBack, at position, found, left []captured, touched *touchedKeys) error {
 	byTable, err := w.changes(left)
 	if err != nil {
 		return err
@@ -266,16 +308,8 @@ func (m *Mover) applyBack(ctx context.Context, w *wayBack, version int64, found,
 	if err := touched.add(ctx, w.targets, byTable); err != nil {
 		return err
 	}
-	generations, ids := make([]int64, len(found)), make([]int64, len(found))
-	for i, c := range found {
-		generations[i], ids[i] = c.generation, c.id
-	}
 	err = m.writeBlue(ctx, w, func(tx pgx.Tx) error {
-		var tag pgconn.CommandTag
-		tag, err := tx.Exec(ctx, `INSERT INTO coditect.reversed AS r (tenant_id, version, generations, ids) VALUES ($1, $2::bigint + 1, $3, $4)
-			ON CONFLICT (tenant_id) DO UPDATE SET version = excluded.version, generations = excluded.generations, ids = excluded.ids WHERE r.version = $2`,
-			w.Tenant, version, generations, ids)
-		if err := oneEach(tag.RowsAffected(), 1, err); err != nil {
+		if err := at.moveOn(ctx, tx, w.Tenant, found); err != nil {
 			return err
 		}
 		for _, t := range w.layout.Tables {

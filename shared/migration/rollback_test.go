@@ -372,6 +372,35 @@ func TestChangesComeBackWithTheSweep(t *testing.T) {
 	})
 }
 
+// A pass dies before it has deleted in green what it has applied; then a transaction commits that has drawn smaller ids,
+// so that the first changes that are found are not all of those. None is applied twice.
+func TestAPassFindsMoreBehindWhatADeadOneApplied(t *testing.T) {
+	t.Parallel()
+	eachServer(t, func(t *testing.T, w *world) {
+		ids := blueTenants(t, w, 1)
+		run := start(t, w, ids, 10)
+		w.drain(t)
+		insert := `INSERT INTO app.project (tenant_id, id, name, created_at, updated_at) SELECT $1, md5($2 || i)::uuid, $2, $3, $3 FROM generate_series(1, $4::int) i`
+		require.NoError(t, pgx.BeginFunc(t.Context(), w.Control, func(slow pgx.Tx) error {
+			_, err := slow.Exec(t.Context(), insert, ids[0], "slow", time.Unix(1, 0), 10)
+			require.NoError(t, err)
+			_, err = w.Control.Exec(t.Context(), insert, ids[0], "many", time.Unix(1, 0), 2100)
+			require.NoError(t, err)
+			dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+				if at == "changes applied in blue" {
+					panic(crashed{at})
+				}
+			}))
+			require.PanicsWithValue(t, crashed{"changes applied in blue"}, func() { _, _ = dying.Reverse(t.Context(), run.ID, ids[0]) })
+			return nil
+		}))
+		left, err := w.Mover.Reverse(t.Context(), run.ID, ids[0])
+		require.NoError(t, err)
+		require.False(t, left)
+		require.Equal(t, 2110, identical(t, w, w.BlueAdmin, blueSchema(ids[0]), "app", ids[0], true))
+	})
+}
+
 // A tenant that was suspended in green comes back suspended, one that was suspended before it
 // went does not.
 func TestSuspensionComesBack(t *testing.T) {
