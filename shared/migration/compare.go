@@ -51,6 +51,7 @@ type Verification struct {
 	GreenRows   int64        `json:"green_rows"`
 	Pending     int64        `json:"pending"` // rows that are on their way
 	Differences []Difference `json:"differences"`
+	Failed      []Difference `json:"failed,omitempty"` // of a repair: rows that the other side does not take
 	Cursor      string       `json:"cursor,omitempty"` // where the next call goes on; none: all is compared
 }
 
@@ -62,6 +63,7 @@ type Difference struct {
 	Columns []string          `json:"columns,omitempty"` // that differ
 	Blue    []*string         `json:"blue,omitempty"`    // their values, if they were asked for
 	Green   []*string         `json:"green,omitempty"`
+	Error   string            `json:"error,omitempty"` // why it could not be repaired
 }
 
 // VerifyOptions bound a comparison.
@@ -361,7 +363,8 @@ func (m *Mover) comparePart(ctx context.Context, c *comparison, t convert.Table,
 	out.BlueRows += inBlue.total()
 	out.GreenRows += inGreen.total()
 	for some := range slices.Chunk(differing(inBlue, inGreen), rangesAtOnce) {
-		blue, green, err := m.hashes(ctx, c, t, inRanges(t, n, some))
+		in := inRanges(t, n, some)
+		blue, green, err := m.perRow(ctx, c, t, rowHash(t), in, in)
 		if err != nil {
 			return p, err
 		}
@@ -434,17 +437,17 @@ func oneRanges(ctx context.Context, tx pgx.Tx, query string) (ranges, error) {
 	return all[0], nil
 }
 
-// hashes reads the hashes of the rows that a condition on the key names. Of a tenant of which green is to
-// have nothing, blue has nothing to compare with.
-func (m *Mover) hashes(ctx context.Context, c *comparison, t convert.Table, condition string) (blue, green map[rowKey]string, err error) {
-	one := fmt.Sprintf(`SELECT %s, '%s'::text, %s FROM `, rowHash(t), c.Tenant, keyColumns(t))
+// perRow reads what an expression is of the rows that conditions on the key name, by key. Of a tenant of which green
+// is to have nothing, blue has nothing to compare with.
+func (m *Mover) perRow(ctx context.Context, c *comparison, t convert.Table, what, inBlue, inGreen string) (blue, green map[rowKey]string, err error) {
+	one := fmt.Sprintf(`SELECT %s, '%s'::text, %s FROM `, what, c.Tenant, keyColumns(t))
 	err = c.sides(ctx, m, func(tx pgx.Tx) (err error) {
 		if c.expect != GreenEmpty {
-			blue, err = keysOf(ctx, tx, t, one+c.inBlue(t, condition))
+			blue, err = keysOf(ctx, tx, t, one+c.inBlue(t, inBlue))
 		}
 		return err
 	}, func(tx pgx.Tx) (err error) {
-		green, err = keysOf(ctx, tx, t, one+c.inGreen(t, condition))
+		green, err = keysOf(ctx, tx, t, one+c.inGreen(t, inGreen))
 		return err
 	})
 	return blue, green, err
@@ -470,7 +473,7 @@ func (m *Mover) settle(ctx context.Context, c *comparison, t convert.Table, blue
 		}
 		nowBlue, nowGreen = map[rowKey]string{}, map[rowKey]string{}
 		for some := range slices.Chunk(keys, keysAtOnce) {
-			b, g, err := m.hashes(ctx, c, t, keyIn(t, bare(some)))
+			b, g, err := m.perRow(ctx, c, t, rowHash(t), keyInBlue(t, bare(some)), keyIn(t, bare(some)))
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -504,24 +507,20 @@ func (m *Mover) describe(ctx context.Context, c *comparison, p part, keys []rowK
 	var out []Difference
 	for some := range slices.Chunk(keys, rowsDescribed) {
 		var blue, green map[string][]*string
-		condition := keyIn(p.table, bare(some))
 		err := c.sides(ctx, m,
 			func(tx pgx.Tx) (err error) {
-				blue, err = valuesOf(ctx, tx, p.table, c.inBlue(p.table, condition))
+				blue, err = valuesOf(ctx, tx, p.table, c.inBlue(p.table, keyInBlue(p.table, bare(some))))
 				return err
 			},
 			func(tx pgx.Tx) (err error) {
-				green, err = valuesOf(ctx, tx, p.table, c.inGreen(p.table, condition))
+				green, err = valuesOf(ctx, tx, p.table, c.inGreen(p.table, keyIn(p.table, bare(some))))
 				return err
 			})
 		if err != nil {
 			return nil, err
 		}
 		for _, k := range some {
-			d := Difference{Table: p.table.Name, Key: map[string]string{}, Where: "both"}
-			for i, part := range strings.Split(k.key, "\x00") {
-				d.Key[p.table.Key[i]] = part
-			}
+			d := differenceAt(p.table, k.key)
 			_, inBlue := p.blue[k]
 			_, inGreen := p.green[k]
 			switch {
@@ -536,6 +535,15 @@ func (m *Mover) describe(ctx context.Context, c *comparison, p part, keys []rowK
 		}
 	}
 	return out, nil
+}
+
+// differenceAt is a row that both sides have.
+func differenceAt(t convert.Table, key string) Difference {
+	d := Difference{Table: t.Name, Key: map[string]string{}, Where: "both"}
+	for i, part := range strings.Split(key, "\x00") {
+		d.Key[t.Key[i]] = part
+	}
+	return d
 }
 
 // tell names the columns that differ.

@@ -168,7 +168,7 @@ func (m *Mover) missingInBlue(ctx context.Context, w *wayBack, t convert.Table, 
 
 // touchDiffering adds the keys of rows that are not the same to touched.
 func (m *Mover) touchDiffering(ctx context.Context, w *wayBack, t convert.Table, condition string, touched *touchedKeys) error {
-	have, want, err := m.rowsBack(ctx, w, t, condition)
+	have, want, err := m.rowsBack(ctx, w, t, condition, condition)
 	if err != nil {
 		return err
 	}
@@ -176,19 +176,19 @@ func (m *Mover) touchDiffering(ctx context.Context, w *wayBack, t convert.Table,
 	return touched.put(ctx, t.Name, splitKeys(drop, add))
 }
 
-// rowsBack reads the hashes of some rows of a table on both sides, by key.
-func (m *Mover) rowsBack(ctx context.Context, w *wayBack, t convert.Table, condition string) (inBlue, inGreen map[rowKey]string, err error) {
+// rowsBack reads the hashes of the rows that a condition names on either side, by key.
+func (m *Mover) rowsBack(ctx context.Context, w *wayBack, t convert.Table, blue, green string) (inBlue, inGreen map[rowKey]string, err error) {
 	one := fmt.Sprintf(`SELECT %s, '%s'::text, %s FROM `, rowHash(t), w.Tenant, keyColumns(t))
 	err = both(ctx,
 		func(ctx context.Context) error {
 			return frozen(ctx, w.blue, func(tx pgx.Tx) (err error) {
-				inBlue, err = keysOf(ctx, tx, t, one+quoted(w.Schema, t.Name)+` WHERE `+ownRows(t, w.Move)+condition)
+				inBlue, err = keysOf(ctx, tx, t, one+quoted(w.Schema, t.Name)+` WHERE `+ownRows(t, w.Move)+blue)
 				return err
 			})
 		},
 		func(ctx context.Context) error {
 			return m.readGreen(ctx, func(tx pgx.Tx) (err error) {
-				inGreen, err = keysOf(ctx, tx, t, one+ofTenant(w.layout, t, w.Move)+` AND `+condition)
+				inGreen, err = keysOf(ctx, tx, t, one+ofTenant(w.layout, t, w.Move)+` AND `+green)
 				return err
 			})
 		})
@@ -197,20 +197,23 @@ func (m *Mover) rowsBack(ctx context.Context, w *wayBack, t convert.Table, condi
 
 // rowsWithKeys is rowsBack for rows with some keys.
 func (m *Mover) rowsWithKeys(ctx context.Context, w *wayBack, t convert.Table, keys []string) (inBlue, inGreen map[rowKey]string, err error) {
-	list := make([][]string, len(keys))
-	for i, k := range keys {
-		list[i] = splitKey(k)
+	split := func(keys []string) [][]string {
+		list := make([][]string, len(keys))
+		for i, k := range keys {
+			list[i] = splitKey(k)
+		}
+		return list
 	}
 	err = both(ctx,
 		func(ctx context.Context) error {
 			return frozen(ctx, w.blue, func(tx pgx.Tx) (err error) {
-				inBlue, err = rowsOfKeys(ctx, tx, t, w.Move, bluesRows(t, w.Move), blueKeyTypes(t, w.Move), list)
+				inBlue, err = rowsOfKeys(ctx, tx, t, w.Move, bluesRows(t, w.Move), blueKeyTypes(t, w.Move), split(fittingBlue(t, keys)))
 				return err
 			})
 		},
 		func(ctx context.Context) error {
 			return m.readGreen(ctx, func(tx pgx.Tx) (err error) {
-				inGreen, err = rowsOfKeys(ctx, tx, t, w.Move, greensRows(w.layout, t, w.Move), keyTypes(t), list)
+				inGreen, err = rowsOfKeys(ctx, tx, t, w.Move, greensRows(w.layout, t, w.Move), keyTypes(t), split(keys))
 				return err
 			})
 		})

@@ -3,6 +3,7 @@ package migration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -280,6 +281,38 @@ func keyIn(t convert.Table, keys []string) string {
 	}
 	return left + " IN (" + strings.Join(values, ", ") + ")"
 }
+
+// keyInBlue is keyIn for blue.
+func keyInBlue(t convert.Table, keys []string) string {
+	fit := fittingBlue(t, keys)
+	if len(fit) == 0 {
+		return "false"
+	}
+	return keyIn(t, fit)
+}
+
+// fittingBlue leaves keys that blue can have. Its ids may be narrower than green's: what does not fit into a column is no
+// key there, and comparing with it would be an error.
+func fittingBlue(t convert.Table, keys []string) []string {
+	bits := make([]int, len(t.Key))
+	for i, name := range t.Key {
+		bits[i] = narrow[t.Columns[slices.IndexFunc(t.Columns, func(c convert.Column) bool { return c.Name == name })].BlueType]
+	}
+	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
+		for i, part := range strings.Split(key, "\x00") {
+			if bits[i] == 0 {
+				continue
+			}
+			if _, err := strconv.ParseInt(part, 10, bits[i]); errors.Is(err, strconv.ErrRange) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// narrow are the types that green has widened in keys, by their bits.
+var narrow = map[string]int{"smallint": 16, "integer": 32}
 
 // literal quotes a value in a way that does not depend on standard_conforming_strings.
 func literal(s string) string {

@@ -13,11 +13,12 @@ import (
 )
 
 // Repair makes the rows that differ those of the tenant's home, a part in one transaction, for about as long
-// as a step may take; the cursor of the answer goes on. It tells what it has repaired as differences.
+// as a step may take; the cursor of the answer goes on. It tells what it has repaired as differences. It may
+// be cut short anywhere, and begun again.
 //
 // A tenant that lives in blue and does not move has no rows in green: what an undone move has left there is
-// deleted. While a tenant moves, the move itself brings the rows over. Of one that lives in
-// green, blue follows by itself, or is kept as the flip has left it.
+// deleted. Of one that lives in green and can go back, blue's rows that differ become those of green. While a
+// tenant moves, the move itself brings the rows over; and what is kept as the flip has left it stays so.
 func (m *Mover) Repair(ctx context.Context, who tenant.ID, actor string, o VerifyOptions) (Verification, error) {
 	out := Verification{Tenant: who, Differences: []Difference{}}
 	c, err := m.comparison(ctx, who)
@@ -25,36 +26,40 @@ func (m *Mover) Repair(ctx context.Context, who tenant.ID, actor string, o Verif
 		return out, err
 	}
 	out.Home, out.State, out.Expect = c.home, c.State, c.expect
-	if c.expect != GreenEmpty {
-		return out, notRepairable(c)
+	switch {
+	case c.expect == GreenEmpty:
+		return out, m.parts(ctx, c, o.Cursor, &out, func(p part) (next, error) {
+			found, err := m.describe(ctx, c, p, p.keys, false)
+			if err != nil {
+				return stop, err
+			}
+			if err := m.deleteLeft(ctx, c, p, actor); err != nil {
+				return stop, err
+			}
+			m.crash("part repaired")
+			out.Differences = append(out.Differences, found...)
+			return after(p, len(found), len(out.Differences)), nil
+		})
+	case c.expect == InStep && c.State == Green:
+		return out, m.repairBlue(ctx, c, actor, o.Cursor, &out)
 	}
-	err = m.parts(ctx, c, o.Cursor, &out, func(p part) (next, error) {
-		found, err := m.describe(ctx, c, p, p.keys, false)
-		if err != nil {
-			return stop, err
-		}
-		if err := m.deleteLeft(ctx, c, p, actor); err != nil {
-			return stop, err
-		}
-		m.crash("part repaired")
-		out.Differences = append(out.Differences, found...)
-		switch {
-		case p.more:
-			return again, nil
-		case len(out.Differences) >= MaxDifferences:
-			return stop, nil
-		}
-		return goOn, nil
-	})
-	return out, err
+	return out, notRepairable(c)
+}
+
+// after is what comes after a part of which n rows were repaired, of all that were told until then.
+func after(p part, n, all int) next {
+	switch {
+	case p.more && n > 0:
+		return again
+	case all >= MaxDifferences:
+		return stop
+	}
+	return goOn
 }
 
 func notRepairable(c *comparison) error {
-	switch {
-	case c.expect == AsMoved:
+	if c.expect == AsMoved {
 		return fault.New(fault.Conflict, "nothing_to_repair", "the tenant lives in green, and blue is kept as the flip has left it: neither side is to become the other")
-	case c.State == Green:
-		return fault.New(fault.Conflict, "nothing_to_repair", "the tenant lives in green, and blue follows by itself")
 	}
 	return fault.New(fault.Conflict, "tenant_moves", "the tenant's move is %s: the move itself brings its rows over and compares them", c.State)
 }

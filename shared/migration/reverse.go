@@ -31,14 +31,15 @@ import (
 // it came from. Schema and Database of the move are blue's.
 type wayBack struct {
 	Move
-	asked   *string // who asked for the rollback that is under way
-	tries   int
-	blue    *citus.Pool
-	layout  convert.Layout
-	tables  map[string]convert.Table
-	targets map[string]change.Target
-	columns map[string][]string // green's, by table, in the order of a row's text
-	clean   int64               // green has none of what blue had applied at this version
+	asked      *string // who asked for the rollback that is under way
+	tries      int
+	finalising bool // somebody is at work on its end
+	blue       *citus.Pool
+	layout     convert.Layout
+	tables     map[string]convert.Table
+	targets    map[string]change.Target
+	columns    map[string][]string // green's, by table, in the order of a row's text
+	clean      int64               // green has none of what blue had applied at this version
 
 	shape    string                    // of the schema
 	until    time.Time                 // then a step of the rollback begins nothing new
@@ -64,6 +65,9 @@ func (m *Mover) Reverse(ctx context.Context, id uuid.UUID, who tenant.ID) (left 
 	}
 	if w.asked != nil {
 		return true, nil // the rollback does so itself, and must know which rows it has touched
+	}
+	if w.finalising {
+		return true, nil // so does it, and what it dumps must stay as it is
 	}
 	deadline := m.now().Add(m.cfg.StepBudget)
 	for {
@@ -99,8 +103,9 @@ func (m *Mover) wayBack(ctx context.Context, id uuid.UUID, who tenant.ID) (*wayB
 		src              string
 		database, schema *string
 	)
-	err = control.QueryRow(ctx, `SELECT r.source, m.blue_database, m.blue_schema, m.back_by, m.back_attempts FROM control.move m JOIN control.run r ON r.id = m.run_id
-		WHERE m.run_id = $1 AND m.tenant_id = $2`, id, who).Scan(&src, &database, &schema, &w.asked, &w.tries)
+	err = control.QueryRow(ctx, `SELECT r.source, m.blue_database, m.blue_schema, m.back_by, m.back_attempts,
+			EXISTS (SELECT FROM control.archive a WHERE a.run_id = m.run_id AND a.tenant_id = m.tenant_id AND a.lease_until > clock_timestamp())
+		FROM control.move m JOIN control.run r ON r.id = m.run_id WHERE m.run_id = $1 AND m.tenant_id = $2`, id, who).Scan(&src, &database, &schema, &w.asked, &w.tries, &w.finalising)
 	if err != nil {
 		return nil, err
 	}

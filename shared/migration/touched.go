@@ -102,6 +102,19 @@ func queueForget(b *pgx.Batch, v Move) {
 	b.Queue(`DELETE FROM control.back_touched WHERE run_id = $1 AND tenant_id = $2`, v.Run, v.Tenant)
 }
 
+// keysOfChanges are the keys that changes are about, before and after.
+func keysOfChanges(t change.Target, list []change.Change) (keys [][]string) {
+	for _, c := range list {
+		if c.Op != change.Insert {
+			keys = append(keys, c.Key)
+		}
+		if c.Op != change.Delete {
+			keys = append(keys, keyTexts(t, c.Row))
+		}
+	}
+	return keys
+}
+
 // touchedKeys are the keys of rows that differed, or that passes have changed, by table.
 type touchedKeys struct {
 	m       *Mover
@@ -116,16 +129,7 @@ func (k *touchedKeys) add(ctx context.Context, targets map[string]change.Target,
 		return nil
 	}
 	for name, list := range byTable {
-		var keys [][]string
-		for _, c := range list {
-			if c.Op != change.Insert {
-				keys = append(keys, c.Key)
-			}
-			if c.Op != change.Delete {
-				keys = append(keys, keyTexts(targets[name], c.Row))
-			}
-		}
-		if err := k.put(ctx, name, keys); err != nil {
+		if err := k.put(ctx, name, keysOfChanges(targets[name], list)); err != nil {
 			return err
 		}
 	}
