@@ -306,23 +306,41 @@ func TestARepairDiesAnywhere(t *testing.T) {
 				_, err := addProject(t.Context(), w.Door, who, name)
 				require.NoError(t, err)
 			}
-			behindFence(t, w.BlueAdmin, who, `DELETE FROM `+s+`.project`)
-			change("captured, and cannot be applied")
+			var row string
+			for id := range rowsOf(t, w, who) {
+				row = id.String()
+			}
+			// A pass has died between blue and green before; and the key moves of a row that blue does not have.
+			change("brought")
+			dying := func(point string) *migration.Mover {
+				return migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+					if at == point {
+						change("while it dies")
+						panic(crashed{at})
+					}
+				}))
+			}
 			ctx, cancel := context.WithCancel(t.Context())
-			dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
-				if at == point {
-					change("while it dies")
-					panic(crashed{at})
-				}
+			require.PanicsWithValue(t, crashed{"changes applied in blue"}, func() { _, _ = dying("changes applied in blue").Reverse(ctx, run.ID, who) })
+			moved := tenant.NewID().String()
+			behindFence(t, w.BlueAdmin, who, `DELETE FROM `+s+`.project WHERE id = '`+row+`'`)
+			require.NoError(t, w.Door.OneTrip(t.Context(), who, func(b *citus.Batch) {
+				b.Queue(`UPDATE project SET id = $3 WHERE tenant_id = $1 AND id = $2`, who, row, moved)
 			}))
-			require.PanicsWithValue(t, crashed{point}, func() { _, _ = dying.Repair(ctx, who, "ada", migration.VerifyOptions{}) })
+			change("captured, and cannot be applied")
+			require.PanicsWithValue(t, crashed{point}, func() { _, _ = dying(point).Repair(ctx, who, "ada", migration.VerifyOptions{}) })
+			if point == "rows repaired" || point == "part repaired" { // by one part
+				_, err := w.Mover.Reverse(t.Context(), run.ID, who)
+				require.NoError(t, err)
+				require.Equal(t, 7, identical(t, w, w.BlueAdmin, s, "app", who, true))
+			}
 			cancel()
 			change("afterwards")
 			repaired(t, w.Mover, who)
 			left, err := w.Mover.Reverse(t.Context(), run.ID, who)
 			require.NoError(t, err)
 			require.False(t, left)
-			require.Equal(t, 6, identical(t, w, w.BlueAdmin, s, "app", who, true))
+			require.Equal(t, 8, identical(t, w, w.BlueAdmin, s, "app", who, true))
 			v, _ := verified(t, w.Mover, who, migration.VerifyOptions{})
 			require.Empty(t, v.Differences)
 			comesBack(t, w, run, who)
