@@ -216,13 +216,12 @@ func (m *Mover) mend(ctx context.Context, r *mending, table string, keys []strin
 		for _, u := range done {
 			known, rows = append(known, u.known...), rows+len(u.changes)
 		}
-		if len(known) > 0 {
-			if err := at.moveOn(ctx, tx, r.Tenant, known); err != nil {
-				return err
-			}
-		}
 		if len(known)+rows == 0 {
 			return nil
+		}
+		// Also if that is none: blue is not what the flip has left any more, which a finalisation asks.
+		if err := at.moveOn(ctx, tx, r.Tenant, known); err != nil {
+			return err
 		}
 		// Before it is committed: an entry for what has not come about is better than none for what has.
 		control, err := m.control(ctx)
