@@ -57,7 +57,7 @@ func New(mover *migration.Mover, who auth.Authenticator, patience time.Duration,
 	register(e, op("rollbackMove", "POST", "/runs/{id}/tenants/{tenant}/rollback", auth.MigrationsWrite, "Bring one green tenant back to blue, with everything it has written since", 204, fault.Conflict), f.rollback)
 	register(e, op("finaliseMove", "POST", "/runs/{id}/tenants/{tenant}/finalise", auth.MigrationsWrite, "End a green tenant's way back: archive its blue schema, then drop it", 200, fault.Conflict, fault.Unavailable), f.finalise)
 	register(e, op("verifyTenant", "POST", "/tenants/{tenant}/verify", auth.MigrationsRead, "Compare what blue and green have of a tenant, wherever its move stands, for some seconds; the cursor goes on", 200, fault.Conflict), f.verify)
-	register(e, op("repairTenant", "POST", "/tenants/{tenant}/repair", auth.MigrationsWrite, "Make the rows that differ those of the tenant's home, for some seconds; the cursor goes on", 200, fault.Conflict), f.repair)
+	register(e, op("repairTenant", "POST", "/tenants/{tenant}/repair", auth.MigrationsWrite, "Make the rows that differ those of the tenant's home, for some seconds; the cursor goes on. differences are those that it has repaired, failed those that the other side does not take", 200, fault.Conflict), f.repair)
 	register(e, op("sweep", "POST", "/sweep", auth.MigrationsWrite, "Do what a crash has left undone (Cloud Scheduler)", 200), f.sweep)
 	return e
 }

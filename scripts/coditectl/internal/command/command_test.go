@@ -275,7 +275,7 @@ func TestUsage(t *testing.T) {
 		"tenants list --url localhost:8080":                              `--url must be an address such as http://localhost:8080; it is "localhost:8080"`,
 		"schema apply":                                                   "CODITECT_GREEN_DSN must be set to the connection string of an administrator, such as postgres://admin@host:5432/coditect",
 		"verify " + tenant + " --limit 0":                                "--limit must be between 1 and 1000; it is 0",
-		"repair " + tenant:                                               "repair changes rows: look at them with `coditectl verify`, then give --confirm",
+		"repair x":                                                       `TENANT must be a tenant's ID such as 0190a5c4-7c1e-7e3a-9f6b-2d1f0c4b5a69; it is "x"`,
 		"schema apply --parallel 65":                                     "--parallel must be between 1 and 64; it is 65",
 		"keys create --scope x":                                          "either --operator or --tenant must be given: a key is an operator's or one tenant's",
 		"keys create --operator --tenant " + tenant:                      "either --operator or --tenant must be given: a key is an operator's or one tenant's",

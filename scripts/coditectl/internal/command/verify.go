@@ -171,40 +171,83 @@ func valueText(v *string) string {
 	return strconv.Quote(*v)
 }
 
+// repaired is a whole repair, of as many calls as it took.
+type repaired struct {
+	Tenant   tenant.ID              `json:"tenant"`
+	Repaired []migration.Difference `json:"repaired"`
+	Failed   []migration.Difference `json:"failed"` // the other side does not take them
+}
+
 func (p *program) repair() *cobra.Command {
 	var confirm bool
 	c := &cobra.Command{
 		Use: "repair TENANT", Short: "Make the rows that differ those of the tenant's home", Args: args("TENANT, the tenant's ID"),
-		Long: "Make the rows that differ those of the home that the tenant lives in, and write down which.\n\n" +
-			"A tenant that lives in blue and does not move has no rows in green: those that are there are deleted. While\nit moves, the move itself repairs; when it lives in green, neither side is to become the other. Then nothing is changed.",
+		Long: "Make the rows that differ those of the home that the tenant lives in, and write down how many of which table.\n" +
+			"Without --confirm the rows are shown, and nothing is changed.\n\n" +
+			"A tenant that lives in blue and does not move has no rows in green: those that are there are deleted. Of one that\n" +
+			"lives in green and can go back, blue's rows become those of green, while the tenant is used; a row that blue does\n" +
+			"not take is named, and the others are repaired (exit code 6). While a tenant moves, the move itself repairs; and what\n" +
+			"blue has kept of one that cannot go back stays as it is.",
 		RunE: func(c *cobra.Command, args []string) error {
 			who, err := tenantArg(args[0])
 			if err != nil {
 				return err
 			}
-			if !confirm {
-				return usage("repair changes rows: look at them with `coditectl verify`, then give --confirm")
-			}
 			api, err := p.client()
 			if err != nil {
 				return err
 			}
-			repaired := []migration.Difference{}
+			if !confirm {
+				return p.wouldRepair(c.Context(), api, who)
+			}
+			out := repaired{Tenant: who, Repaired: []migration.Difference{}, Failed: []migration.Difference{}}
 			err = p.calls(c.Context(), api, "/migrations/tenants/"+who.String()+"/repair", func(url.Values) {}, func(v migration.Verification) bool {
-				repaired = append(repaired, v.Differences...)
+				out.Repaired, out.Failed = append(out.Repaired, v.Differences...), append(out.Failed, v.Failed...)
 				return true
 			})
 			if err != nil {
 				return err
 			}
-			return p.print(map[string]any{"tenant": who, "repaired": repaired}, func(w io.Writer) {
-				for _, d := range repaired {
-					fmt.Fprintln(w, differenceText(d))
-				}
-				fmt.Fprintf(w, "Repaired: %s\n", count(len(repaired), "row"))
-			})
+			if err := p.print(out, func(w io.Writer) { showRepaired(w, out) }); err != nil {
+				return err
+			}
+			if n := len(out.Failed); n > 0 {
+				return &outcome{exitDifferent, "the tenant's other side does not take " + count(n, "row")}
+			}
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&confirm, "confirm", false, "yes, change them")
 	return c
+}
+
+func showRepaired(w io.Writer, r repaired) {
+	for _, d := range r.Repaired {
+		fmt.Fprintln(w, differenceText(d))
+	}
+	for _, d := range r.Failed {
+		fmt.Fprintf(w, "not repaired: %s: %s\n", differenceText(d), d.Error)
+	}
+	fmt.Fprintf(w, "Repaired: %s\n", count(len(r.Repaired), "row"))
+}
+
+// wouldRepair shows what a repair would change.
+func (p *program) wouldRepair(ctx context.Context, api *client.Client, who tenant.ID) error {
+	v, err := p.compare(ctx, api, who, migration.DefaultDifferences, false)
+	if err != nil {
+		return err
+	}
+	var what string
+	switch {
+	case v.Expect == migration.GreenEmpty:
+		what = "would be deleted from green"
+	case v.Expect == migration.InStep && v.State == migration.Green:
+		what = "would become in blue what green has"
+	default:
+		return &outcome{exitFailed, "there is nothing to repair: " + meanings[v.Expect]}
+	}
+	if err := p.print(v, func(w io.Writer) { showVerified(w, v) }); err != nil || v.Equal {
+		return err
+	}
+	return &outcome{exitDifferent, atLeast(v.Complete, len(v.Differences)) + " " + what + "; nothing was changed: give --confirm"}
 }
