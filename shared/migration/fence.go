@@ -2,12 +2,14 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/fault"
 )
 
 // fenced is a move whose fence is up.
@@ -110,4 +112,28 @@ func closeGates(ctx context.Context, blue *citus.Pool, moves []Move) error {
 	var n int64
 	err := blue.QueryRow(ctx, `SELECT coditect.close_gates($1, $2)`, tenantsOf(moves), tokensOf(moves)).Scan(&n)
 	return oneEach(n, len(moves), err)
+}
+
+// takeGate makes blue refuse whoever held the tenant before: one who wakes up now and wants to
+// open it. It reports whether there is a gate; one that is not closed and fenced is a fault.
+func (m *Mover) takeGate(ctx context.Context, blue *citus.Pool, v Move) (there bool, err error) {
+	var shut bool
+	var token int64
+	err = blue.QueryRow(ctx, `UPDATE coditect.gate SET token = CASE WHEN fenced AND closed THEN greatest(token, $2) ELSE token END WHERE tenant_id = $1 RETURNING fenced AND closed, token`,
+		v.Tenant, v.Token).Scan(&shut, &token)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("migration: take the gate of %s: %w", v.Tenant, err)
+	case !shut:
+		return true, errNotFenced(v.Schema)
+	case token != v.Token:
+		return true, errOutdated
+	}
+	return true, nil
+}
+
+func errNotFenced(schema string) error {
+	return fault.New(fault.Conflict, "blue_not_fenced", "schema %s of blue is not fenced any more since the tenant left it: somebody may have written there; compare it with green before it is dropped", schema)
 }

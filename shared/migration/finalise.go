@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,48 +12,8 @@ import (
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
-	"github.com/coditect/platform/shared/migration/catalog"
-	"github.com/coditect/platform/shared/migration/convert"
 	"github.com/coditect/platform/shared/tenant"
 )
-
-// Archive keeps dumps of schemas. An adapter over shared/archive is one.
-type Archive interface {
-	// Save dumps a schema of the database that dsn names, and proves that the dump can be read.
-	// An error leaves nothing behind.
-	Save(ctx context.Context, dsn, schema, name string) (Dump, error)
-	// Remove deletes a dump. One that is not there is fine.
-	Remove(ctx context.Context, name string) error
-}
-
-// Dump is a schema in the archive.
-type Dump struct {
-	URL    string
-	Bytes  int64
-	SHA256 []byte
-	Tables []string // whose rows it holds, one entry each
-}
-
-// WithArchive lets a mover finalise: without an archive no schema is ever dropped.
-func WithArchive(a Archive) Option { return func(m *Mover) { m.archive = a } }
-
-// Finalisation says what became of a tenant's blue schema.
-type Finalisation struct {
-	Run     uuid.UUID  `json:"run"`
-	Tenant  tenant.ID  `json:"tenant"`
-	State   State      `json:"state"`
-	Source  string     `json:"source"`
-	Schema  string     `json:"schema"`
-	Archive string     `json:"archive,omitempty"` // the dump's URL
-	Bytes   int64      `json:"bytes,omitempty"`
-	SHA256  string     `json:"sha256,omitempty"`
-	Rows    int64      `json:"rows"`
-	Saved   *time.Time `json:"saved_at,omitempty"`
-	Dropped *time.Time `json:"dropped_at,omitempty"`
-	Error   string     `json:"error,omitempty"`
-
-	Tables map[string]TableDigest `json:"-"` // of the schema when it was dumped
-}
 
 // attempt is one call to finalise a tenant.
 type attempt struct {
@@ -297,30 +255,6 @@ func (m *Mover) endAttempt(ctx context.Context, f attempt, failed error) error {
 	return errors.Join(failed, err)
 }
 
-// takeGate makes blue refuse whoever held the tenant before: one who wakes up now and wants to
-// open it. It reports whether there is a gate; one that is not closed and fenced is a fault.
-func (m *Mover) takeGate(ctx context.Context, blue *citus.Pool, v Move) (there bool, err error) {
-	var shut bool
-	var token int64
-	err = blue.QueryRow(ctx, `UPDATE coditect.gate SET token = CASE WHEN fenced AND closed THEN greatest(token, $2) ELSE token END WHERE tenant_id = $1 RETURNING fenced AND closed, token`,
-		v.Tenant, v.Token).Scan(&shut, &token)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("migration: take the gate of %s: %w", v.Tenant, err)
-	case !shut:
-		return true, errNotFenced(v.Schema)
-	case token != v.Token:
-		return true, errOutdated
-	}
-	return true, nil
-}
-
-func errNotFenced(schema string) error {
-	return fault.New(fault.Conflict, "blue_not_fenced", "schema %s of blue is not fenced any more since the tenant left it: somebody may have written there; compare it with green before it is dropped", schema)
-}
-
 // checkBlue makes sure that the schema is still what was moved, and that it can be dropped
 // without touching anything else. It returns its tables.
 func (m *Mover) checkBlue(ctx context.Context, blue *citus.Pool, f attempt) (map[string]TableDigest, error) {
@@ -389,89 +323,6 @@ func (m *Mover) endReverse(ctx context.Context, blue *citus.Pool, v Move) (follo
 	return followed, err
 }
 
-// layoutAtMove is what of a schema was moved. Unlike layoutFor it does not ask whether green's
-// tables still have the same columns: they have been changed since.
-func (m *Mover) layoutAtMove(ctx context.Context, blue *citus.Pool, src, schema string) (convert.Layout, error) {
-	control, err := m.control(ctx)
-	if err != nil {
-		return convert.Layout{}, err
-	}
-	opts, err := conversionOptions(ctx, control, src)
-	if err != nil {
-		return convert.Layout{}, err
-	}
-	cat, err := catalog.Read(ctx, blue, []string{schema, "public"})
-	if err != nil {
-		return convert.Layout{}, fmt.Errorf("migration: read the structure of %s: %w", schema, err)
-	}
-	return convert.LayoutOf(cat, schema, opts)
-}
-
-// TableDigest sums up all rows of one table, in any order.
-type TableDigest struct {
-	Rows int64  `json:"rows"`
-	Hash string `json:"hash"` // the sum of a 64-bit hash of each row's canonical text, decimal
-}
-
-// SchemaDigests sums up every table of a schema: a schema that was restored from its dump has the same.
-func SchemaDigests(ctx context.Context, tx pgx.Tx, schema string) (map[string]TableDigest, error) {
-	if err := execAll(ctx, tx, canonical); err != nil {
-		return nil, err
-	}
-	rows, err := tx.Query(ctx, `SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r' ORDER BY 1`, schema)
-	if err != nil {
-		return nil, err
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]TableDigest{}
-	for _, n := range names {
-		var d TableDigest
-		if err := tx.QueryRow(ctx, `SELECT count(*), coalesce(sum(hashtextextended(x::text, 0)), 0)::text FROM `+quoted(schema, n)+` x`, pgx.QueryExecModeExec).Scan(&d.Rows, &d.Hash); err != nil {
-			return nil, fmt.Errorf("migration: sum up table %s: %w", n, err)
-		}
-		out[n] = d
-	}
-	return out, nil
-}
-
-// mayDrop refuses a schema that is not the mover's to drop, or whose objects are used from outside.
-func mayDrop(ctx context.Context, tx pgx.Tx, schema string) error {
-	var owners []string
-	if err := tx.QueryRow(ctx, `SELECT array_agg(DISTINCT pg_get_userbyid(o)::text) FILTER (WHERE NOT pg_has_role(o, 'USAGE')) FROM (
-			SELECT nspowner AS o FROM pg_namespace WHERE nspname = $1
-			UNION ALL SELECT relowner FROM coditect.relations($1)) x`, schema).Scan(&owners); err != nil {
-		return err
-	}
-	if owners != nil {
-		return fault.New(fault.Conflict, "schema_not_ours", "schema %s belongs to %s, as whom the mover may not act: GRANT %s TO coditect_migrator", schema, orList(owners), strings.Join(owners, ", "))
-	}
-	return notUsed(ctx, tx, schema)
-}
-
-// notUsed refuses a schema whose objects something outside of it depends on: a view over many
-// tenants, another schema's foreign key. Dropping the schema would drop that, too. What depends
-// on an object as a part of it (PostgreSQL: internal, automatic) belongs to the schema.
-func notUsed(ctx context.Context, tx pgx.Tx, schema string) error {
-	var users []string
-	err := tx.QueryRow(ctx, `WITH RECURSIVE inside(classid, objid) AS (
-			SELECT d.classid, d.objid FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = (SELECT oid FROM pg_namespace WHERE nspname = $1)
-			UNION
-			SELECT d.classid, d.objid FROM inside i JOIN pg_depend d ON d.refclassid = i.classid AND d.refobjid = i.objid WHERE d.deptype IN ('a', 'i', 'P', 'S'))
-		SELECT array_agg(DISTINCT pg_describe_object(d.classid, d.objid, 0))
-		FROM inside i JOIN pg_depend d ON d.refclassid = i.classid AND d.refobjid = i.objid
-		WHERE d.deptype IN ('n', 'e', 'x') AND NOT EXISTS (SELECT FROM inside o WHERE o.classid = d.classid AND o.objid = d.objid)`, schema).Scan(&users)
-	if err != nil {
-		return err
-	}
-	if users != nil {
-		return fault.New(fault.Conflict, "schema_in_use", "schema %s cannot be dropped, for others use it: %s", schema, strings.Join(users[:min(len(users), 5)], ", "))
-	}
-	return nil
-}
-
 // giveUp records the dump and ends the way back, in one commit.
 func (m *Mover) giveUp(ctx context.Context, f attempt, actor string, dump Dump, tables map[string]TableDigest) error {
 	if len(dump.Tables) != len(tables) {
@@ -493,108 +344,6 @@ func (m *Mover) giveUp(ctx context.Context, f attempt, actor string, dump Dump, 
 		}
 		return note(ctx, tx, f.Run, &f.Tenant, actor, "finalised", map[string]any{"archive": dump.URL, "bytes": dump.Bytes, "sha256": hex.EncodeToString(dump.SHA256)})
 	})
-}
-
-// tablesAtOnce are dropped in one transaction: each holds its locks until the end, and as many
-// rows of the catalogue are in doubt for everybody else.
-const tablesAtOnce = 4
-
-// dropBlue drops a schema that was given up, and forgets its tenant in blue.
-func (m *Mover) dropBlue(ctx context.Context, blue *citus.Pool, f attempt, actor string) error {
-	if f.State != Green { // an earlier attempt's token is in the gate, if the gate is still there
-		if _, err := m.takeGate(ctx, blue, f.Move); err != nil {
-			return err
-		}
-	}
-	if err := m.endCapture(ctx, f.Tenant); err != nil {
-		return err
-	}
-	for left := true; left; {
-		var err error
-		if left, err = m.dropSome(ctx, blue, f); err != nil {
-			return err
-		}
-		m.crash("tables dropped")
-	}
-	control, err := m.control(ctx)
-	if err != nil {
-		return err
-	}
-	return pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `UPDATE control.archive a SET dropped_at = clock_timestamp() FROM control.move m
-			WHERE a.run_id = $1 AND a.tenant_id = $2 AND m.run_id = $1 AND m.tenant_id = $2 AND m.token = $3 AND m.state = 'finalised'`, f.Run, f.Tenant, f.Token)
-		if err := oneEach(tag.RowsAffected(), 1, err); err != nil {
-			return err
-		}
-		return note(ctx, tx, f.Run, &f.Tenant, actor, "schema dropped", map[string]any{"database": f.Database, "schema": f.Schema})
-	})
-}
-
-// dropSome drops a few tables, or when there are none the schema. It reports whether there is more.
-// The gate goes with the schema: whoever finds none has nothing to drop, and a schema of this name that
-// is made later is nobody's to drop.
-func (m *Mover) dropSome(ctx context.Context, blue *citus.Pool, f attempt) (left bool, err error) {
-	err = pgx.BeginFunc(ctx, blue, func(tx pgx.Tx) error {
-		// A foreign key's other table, which all tenants share, is locked for a moment: nobody is to queue for long.
-		if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true), set_config('coditect.mover', 'on', true)`, fmt.Sprint(10*m.cfg.LockTimeout.Milliseconds())); err != nil {
-			return err
-		}
-		var token int64
-		err := tx.QueryRow(ctx, `SELECT token FROM coditect.gate WHERE tenant_id = $1 AND schema_name = $2 FOR UPDATE`, f.Tenant, f.Schema).Scan(&token)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if token != f.Token {
-			return errOutdated
-		}
-		rows, err := tx.Query(ctx, `SELECT relname::text FROM coditect.relations($1) WHERE relkind IN ('r', 'p') AND NOT relispartition ORDER BY 1 LIMIT $2`, f.Schema, tablesAtOnce)
-		if err != nil {
-			return err
-		}
-		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return err
-		}
-		left = len(names) > 0
-		if !left {
-			return dropSchema(ctx, tx, f)
-		}
-		for i, n := range names {
-			names[i] = quoted(f.Schema, n)
-		}
-		all := strings.Join(names, ", ")
-		if _, err := tx.Exec(ctx, `LOCK TABLE `+all+` IN ACCESS EXCLUSIVE MODE`); err != nil {
-			return err
-		}
-		// Under the lock nothing new can come to use them.
-		if err := notUsed(ctx, tx, f.Schema); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `DROP TABLE `+all+` CASCADE`)
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("migration: drop schema %s: %w", f.Schema, err)
-	}
-	return left, nil
-}
-
-// dropSchema drops what is left of a schema, and blue's knowledge of its tenant.
-func dropSchema(ctx context.Context, tx pgx.Tx, f attempt) error {
-	if err := notUsed(ctx, tx, f.Schema); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `DROP SCHEMA IF EXISTS `+quoted(f.Schema)+` CASCADE`); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `DELETE FROM coditect.tenant_schema WHERE tenant_id = $1`, f.Tenant); err != nil {
-		return err
-	}
-	_, err := tx.Exec(ctx, `DELETE FROM coditect.gate WHERE tenant_id = $1`, f.Tenant)
-	return err
 }
 
 // finaliseDue finalises tenants whose observation time is over, and those that were cut short:
@@ -634,39 +383,4 @@ func (m *Mover) finaliseDue(ctx context.Context) (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// finalised reads what became of one tenant's schema.
-func (m *Mover) finalised(ctx context.Context, run uuid.UUID, who tenant.ID) (Finalisation, error) {
-	control, err := m.control(ctx)
-	if err != nil {
-		return Finalisation{}, err
-	}
-	all, err := readFinalised(ctx, control, `a.run_id = $1 AND a.tenant_id = $2`, run, who)
-	if err != nil || len(all) == 0 {
-		return Finalisation{}, errors.Join(err, pgx.ErrNoRows)
-	}
-	return all[0], nil
-}
-
-// Archived lists what became of a tenant's blue schemas, newest first; of all tenants, if
-// the tenant is the zero ID, at most limit.
-func Archived(ctx context.Context, control *citus.Pool, who tenant.ID, limit int) ([]Finalisation, error) {
-	return readFinalised(ctx, control, `($1::uuid = '00000000-0000-0000-0000-000000000000' OR a.tenant_id = $1) ORDER BY a.saved_at DESC NULLS FIRST LIMIT $2`, who, limit)
-}
-
-func readFinalised(ctx context.Context, control *citus.Pool, where string, args ...any) ([]Finalisation, error) {
-	rows, err := control.Query(ctx, `SELECT a.run_id, a.tenant_id, m.state, r.source, a.schema_name, coalesce(a.url, ''), coalesce(a.bytes, 0), coalesce(encode(a.sha256, 'hex'), ''),
-			a.tables, a.saved_at, a.dropped_at, coalesce(a.error, '')
-		FROM control.archive a JOIN control.move m USING (run_id, tenant_id) JOIN control.run r ON r.id = a.run_id WHERE `+where, args...)
-	if err != nil {
-		return nil, fmt.Errorf("migration: read the archive: %w", err)
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f Finalisation, err error) {
-		err = row.Scan(&f.Run, &f.Tenant, &f.State, &f.Source, &f.Schema, &f.Archive, &f.Bytes, &f.SHA256, &f.Tables, &f.Saved, &f.Dropped, &f.Error)
-		for d := range maps.Values(f.Tables) {
-			f.Rows += d.Rows
-		}
-		return f, err
-	})
 }

@@ -220,3 +220,21 @@ func rowText(t convert.Table) string {
 	}
 	return "ROW(" + strings.Join(out, ", ") + ")::text"
 }
+
+// layoutAtMove is what of a schema was moved. Unlike layoutFor it does not ask whether green's
+// tables still have the same columns: they have been changed since.
+func (m *Mover) layoutAtMove(ctx context.Context, blue *citus.Pool, src, schema string) (convert.Layout, error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return convert.Layout{}, err
+	}
+	opts, err := conversionOptions(ctx, control, src)
+	if err != nil {
+		return convert.Layout{}, err
+	}
+	cat, err := catalog.Read(ctx, blue, []string{schema, "public"})
+	if err != nil {
+		return convert.Layout{}, fmt.Errorf("migration: read the structure of %s: %w", schema, err)
+	}
+	return convert.LayoutOf(cat, schema, opts)
+}
