@@ -47,6 +47,10 @@
 // schema in blue, pass by pass (reverse.go): blue notes which it has in the transaction that applies
 // them, green deletes them afterwards, so a crash in between repeats nothing.
 //
+// A change that does not find the row it was made on stops the passes, and what was changed past fence or capture no
+// pass brings. Verify finds such rows (compare.go), and a repair makes blue's those of green (repair_blue.go): as of
+// one moment, and with all that was captured of them until then.
+//
 // A rollback is the cutover mirrored (rollback.go): the rows of both sides are compared, in as many
 // steps as that takes (touched.go), while the tenant is written; the gate is shut, which drains its writers; the rest comes over; the rows
 // that differed before or were written since are proven equal; sequences; one commit flips the

@@ -30,6 +30,7 @@ type mending struct {
 	*wayBack
 	actor   string
 	claimed bool
+	changed bool // something was repaired
 	out     *Verification
 	failed  map[string]map[string]Difference // by table and key
 }
@@ -56,7 +57,7 @@ func (m *Mover) repairBlue(ctx context.Context, c *comparison, actor, cursor str
 		err := m.mendAll(ctx, c, r, p.table, bare(p.keys))
 		return after(p, len(out.Differences)-before, len(out.Differences)+len(r.left())), err
 	})
-	if err != nil || len(out.Differences) == 0 {
+	if err != nil || !r.changed {
 		out.Failed = r.left()
 		return err
 	}
@@ -245,14 +246,16 @@ func (m *Mover) mend(ctx context.Context, r *mending, table string, keys []strin
 		return false, fmt.Errorf("migration: repair table %s of %s: %w", table, r.Tenant, err)
 	}
 	r.tell(table, done, refused)
+	if rows+len(known) == 0 {
+		return false, nil
+	}
+	r.changed = true
 	m.crash("rows repaired")
 	if err := m.deleteCaptured(ctx, r.Tenant, known); err != nil {
 		return false, err
 	}
-	if rows+len(known) > 0 {
-		m.crash("part repaired")
-	}
-	return rows+len(known) > 0, nil
+	m.crash("part repaired")
+	return true, nil
 }
 
 // tell adds to the answer.

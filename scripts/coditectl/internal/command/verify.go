@@ -202,7 +202,12 @@ func (p *program) repair() *cobra.Command {
 			}
 			out := repaired{Tenant: who, Repaired: []migration.Difference{}, Failed: []migration.Difference{}}
 			err = p.calls(c.Context(), api, "/migrations/tenants/"+who.String()+"/repair", func(url.Values) {}, func(v migration.Verification) bool {
-				out.Repaired, out.Failed = append(out.Repaired, v.Differences...), append(out.Failed, v.Failed...)
+				out.Repaired = append(out.Repaired, v.Differences...)
+				for _, d := range v.Failed { // the same row may be in the way of several calls
+					if !slices.ContainsFunc(out.Failed, func(f migration.Difference) bool { return f.Table == d.Table && maps.Equal(f.Key, d.Key) }) {
+						out.Failed = append(out.Failed, d)
+					}
+				}
 				return true
 			})
 			if err != nil {
