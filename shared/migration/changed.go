@@ -396,7 +396,7 @@ func (o *onlineMove) compareEmptied(ctx context.Context, emptied []string) error
 func (o *onlineMove) differing(ctx context.Context, rows rowsOfTables) (rowsOfTables, error) {
 	out := rowsOfTables{}
 	for _, t := range o.l.Tables {
-		for some := range slices.Chunk(slices.Collect(maps.Values(rows[t.Name])), keysCompared) {
+		for some := range slices.Chunk(slices.SortedFunc(maps.Values(rows[t.Name]), slices.Compare), keysCompared) {
 			if i := slices.IndexFunc(some, func(key []string) bool { return len(key) == 0 }); i >= 0 {
 				out.add(t.Name, nil)
 				some = slices.Delete(some, i, i+1)

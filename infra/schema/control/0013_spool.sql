@@ -22,7 +22,14 @@ CREATE TABLE control.pack (
     data      bytea  NOT NULL,
     PRIMARY KEY (tenant_id, lsn, seq)
 );
-ALTER TABLE control.pack ALTER COLUMN data SET STORAGE EXTERNAL; -- it lives for a moment: compressing it is not worth the time
+-- A pack lives for a moment: compressing it must cost less time than writing it.
+-- +goose StatementBegin
+DO $$ BEGIN
+    ALTER TABLE control.pack ALTER COLUMN data SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN -- a server that was built without
+    ALTER TABLE control.pack ALTER COLUMN data SET STORAGE EXTERNAL;
+END $$;
+-- +goose StatementEnd
 
 -- Rows whose change is applied, and that were not the same in both databases when they were compared: they had been
 -- changed again, or are wrong. Under the fence there is no "again".

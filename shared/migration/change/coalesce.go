@@ -205,4 +205,6 @@ func (a *applier) sort(p *plan, rows []*row) {
 			p.probe = append(p.probe, k.key)
 		}
 	}
+	// In some order of keys, neighbours are on the same pages of an index.
+	slices.SortFunc(p.whole, func(a, b *row) int { return slices.Compare(a.key, b.key) })
 }
