@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -21,7 +22,7 @@ import (
 const (
 	applyAtOnce   = 10_000
 	changesAtOnce = 8 << 20
-	packsAtOnce   = 1000
+	packsAtOnce   = 10_000
 )
 
 // nearBytes is how far the spool may be behind blue's WAL and still counts as near its end.
@@ -33,6 +34,7 @@ type watermark struct{ lsn, seq int64 }
 // batch is what is applied in one transaction: packs of the spool that follow each other.
 type batch struct {
 	changes int
+	bytes   int
 	fence   int64 // the last one among them, 0 if there is none
 	work    []work
 	counted int       // changes that the copy has not seen
@@ -75,11 +77,10 @@ func (o *onlineMove) next(ctx context.Context, after watermark) (b batch, err er
 	if err != nil || len(packs) == 0 {
 		return b, err
 	}
-	bytes := 0
 	for _, k := range packs {
-		b.changes, bytes, b.last = b.changes+k.changes, bytes+k.bytes, k.watermark
+		b.changes, b.bytes, b.last = b.changes+k.changes, b.bytes+k.bytes, k.watermark
 	}
-	b.full = b.changes >= applyAtOnce || bytes >= changesAtOnce || len(packs) == packsAtOnce
+	b.full = b.changes >= applyAtOnce || b.bytes >= changesAtOnce || len(packs) == packsAtOnce
 	list := make([]stream.Change, 0, b.changes)
 	for _, k := range packs {
 		changes, err := stream.Unpack(k.data)
@@ -509,8 +510,16 @@ type gate struct {
 	of     map[string]int64 // chunk by key, of the changes that are looked at
 }
 
+// gates are those of a tenant's tables, each made when it is asked for.
+type gates struct {
+	mu      sync.Mutex
+	byTable map[string]*gate
+}
+
 func (o *onlineMove) gateOf(ctx context.Context, t convert.Table) (*gate, error) {
-	if g := o.gates[t.Name]; g != nil {
+	o.gates.mu.Lock()
+	defer o.gates.mu.Unlock()
+	if g := o.gates.byTable[t.Name]; g != nil {
 		return g, nil
 	}
 	chunks, err := o.chunksOf(ctx, t)
@@ -528,10 +537,10 @@ func (o *onlineMove) gateOf(ctx context.Context, t convert.Table) (*gate, error)
 	for _, c := range chunks {
 		g.all, g.none = min(g.all, c.snapshot.xmin), max(g.none, c.snapshot.xmax)
 	}
-	if o.gates == nil {
-		o.gates = map[string]*gate{}
+	if o.gates.byTable == nil {
+		o.gates.byTable = map[string]*gate{}
 	}
-	o.gates[t.Name] = g
+	o.gates.byTable[t.Name] = g
 	return g, nil
 }
 

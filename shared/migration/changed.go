@@ -2,16 +2,13 @@ package migration
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/platform/shared/citus"
@@ -41,41 +38,49 @@ func compareAfter(applied int) int {
 	return min(max(2*applied, compareLeast), compareAtOnce)
 }
 
-// rowsOfTables are keys by table, each once.
+// rowsOfTables are keys by table, each once, by their joined texts.
 type rowsOfTables map[string]map[string][]string
+
+// allRows stands for a table that was emptied, whose key is nil. It is no joined key, for no key has so many columns.
+var allRows = strings.Repeat("\x00", 32)
 
 func (r rowsOfTables) add(table string, key []string) {
 	if r[table] == nil {
 		r[table] = map[string][]string{}
 	}
-	r[table][strings.Join(key, "\x00")] = key
+	joined := allRows
+	if key != nil {
+		joined = joinKey(key)
+	}
+	r[table][joined] = key
 }
 
 // compareSome compares the rows of changes that are applied up to a place while a batch is applied, and forgets those
-// that are the same. It returns how many changes were compared, and how many are left.
+// that are the same. It returns how many changes were compared, and how many changes and rows are left.
 func (o *onlineMove) compareSome(ctx context.Context, upto watermark, meanwhile batch) (compared, left int, err error) {
 	control, err := o.m.control(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
-	var packed, unproven int
-	if err := control.QueryRow(ctx, `SELECT coalesce((SELECT sum(changes) FROM control.pack WHERE tenant_id = $1), 0)::bigint, (SELECT count(*) FROM control.unproven WHERE tenant_id = $1)`,
-		o.v.Tenant).Scan(&packed, &unproven); err != nil {
-		return 0, 0, fmt.Errorf("migration: changes of %s: %w", o.v.Tenant, err)
+	size, err := o.spoolSize(ctx, control)
+	if err != nil {
+		return 0, 0, err
 	}
 	keep := nearChanges / 2
 	if o.v.State == Following { // and many others, for weeks
 		keep = nearChanges / 20
 	}
 	atMost := compareAfter(meanwhile.changes)
-	if !meanwhile.full {
+	switch {
+	case !meanwhile.full:
 		o.ahead = nil
-	} else if packed < spoolLarge {
-		if known, err := o.lookAhead(ctx, control, upto, meanwhile); err != nil || !known {
-			return 0, packed + unproven, err
+	case size.changes < spoolLarge:
+		// Of a backlog that is too long to know, nothing is compared before it is shorter.
+		if known, err := o.lookAhead(ctx, control, upto, meanwhile, size); err != nil || !known {
+			return 0, size.changes + size.unproven, err
 		}
 	}
-	for want := min(atMost, packed-keep); compared < want; { // a part of them fills the memory
+	for want := min(atMost, size.changes-keep); compared < want; { // a part of them fills the memory
 		n, err := o.comparePacks(ctx, control, upto, want-compared)
 		if err != nil {
 			return 0, 0, err
@@ -86,17 +91,33 @@ func (o *onlineMove) compareSome(ctx context.Context, upto watermark, meanwhile 
 		compared += n
 	}
 	settled := 0
-	if unproven > keep {
+	if size.unproven > keep {
 		if settled, err = o.compareUnproven(ctx, control); err != nil {
 			return 0, 0, err
 		}
 	}
-	return compared + settled, packed + unproven - compared - settled, nil
+	return compared + settled, size.changes + size.unproven - compared - settled, nil
+}
+
+// spoolSize is what the spool has of a tenant; of very many packs, those of the first.
+type spoolSize struct {
+	changes, unproven int
+	bytes             int64
+}
+
+func (o *onlineMove) spoolSize(ctx context.Context, control querier) (s spoolSize, err error) {
+	err = control.QueryRow(ctx, `SELECT coalesce(sum(changes), 0)::bigint, coalesce(sum(bytes), 0)::bigint, (SELECT count(*) FROM (SELECT FROM control.unproven WHERE tenant_id = $1 LIMIT 100000) y)
+		FROM (SELECT changes, bytes FROM control.pack WHERE tenant_id = $1 AND (lsn, seq) > ($2, $3) ORDER BY lsn, seq LIMIT 20000) x`,
+		o.v.Tenant, o.compared.lsn, o.compared.seq).Scan(&s.changes, &s.bytes, &s.unproven)
+	if err != nil {
+		return s, fmt.Errorf("migration: changes of %s: %w", o.v.Tenant, err)
+	}
+	return s, nil
 }
 
 // comparePacks compares the rows of the oldest packs that are applied.
 func (o *onlineMove) comparePacks(ctx context.Context, control *citus.Pool, upto watermark, atMost int) (int, error) {
-	packs, rows, err := o.changedRows(ctx, control, watermark{}, upto, atMost)
+	packs, rows, err := o.changedRows(ctx, control, o.compared, upto, atMost)
 	if err != nil || len(packs) == 0 {
 		return 0, err
 	}
@@ -109,7 +130,7 @@ func (o *onlineMove) comparePacks(ctx context.Context, control *citus.Pool, upto
 		n += k.changes
 	}
 	if err := pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
-		if err := o.noteUnproven(ctx, tx, differ); err != nil {
+		if err := o.noteUnproven(ctx, tx, differ.keys()); err != nil {
 			return err
 		}
 		// By a whole range: whatever is older has been compared before.
@@ -118,6 +139,7 @@ func (o *onlineMove) comparePacks(ctx context.Context, control *citus.Pool, upto
 	}); err != nil {
 		return 0, fmt.Errorf("migration: forget compared changes: %w", err)
 	}
+	o.compared = last // so that no later read goes over what was deleted
 	return n, nil
 }
 
@@ -144,7 +166,13 @@ func (o *onlineMove) changedRows(ctx context.Context, control querier, after, up
 				return nil, nil, err
 			}
 			if c.Op == stream.Truncate {
-				rows.add(f.table.Name, nil)
+				g, err := o.gateOf(ctx, f.table)
+				if err != nil {
+					return nil, nil, err
+				}
+				if !g.emptied(c.XID).whole { // or else no row of before is left
+					rows.add(f.table.Name, nil)
+				}
 				continue
 			}
 			before, after, err := r.keys(f, c)
@@ -161,170 +189,6 @@ func (o *onlineMove) changedRows(ctx context.Context, control querier, after, up
 	return packs, rows, nil
 }
 
-// backlog is what is known of the changes that are in the spool and not applied yet: of which rows they
-// are. To compare one of these before would be in vain.
-type backlog struct {
-	upto watermark
-	last map[rowID]watermark // the last pack with a change of a row
-}
-
-// rowID is a hash of table and key.
-type rowID [16]byte
-
-func rowIDOf(table string, key []string) (id rowID) {
-	h := fnv.New128a()
-	_, _ = h.Write([]byte(table))
-	for _, k := range key {
-		_, _ = h.Write([]byte{0})
-		_, _ = h.Write([]byte(k))
-	}
-	h.Sum(id[:0])
-	return id
-}
-
-// changedAfter reports whether a row is known to be changed after a place.
-func (b *backlog) changedAfter(at watermark, table string, key []string) bool {
-	if b == nil {
-		return false
-	}
-	id := rowIDOf(table, key)
-	last, known := b.last[id]
-	if known && !last.after(at) {
-		delete(b.last, id)
-	}
-	return known && last.after(at)
-}
-
-func (w watermark) after(other watermark) bool {
-	return w.lsn > other.lsn || w.lsn == other.lsn && w.seq > other.seq
-}
-
-// Bounds of the backlog. When it is longer than known, nothing is compared before it is shorter; when the spool is
-// large, rows are compared although they may be changed again.
-const (
-	backlogKnown = 500_000 // rows
-	spoolLarge   = 2_000_000
-)
-
-// lookAhead learns which rows the changes are about that are to be applied after a batch. False: it cannot know
-// all of them, for there are too many, or they are not in the spool yet.
-func (o *onlineMove) lookAhead(ctx context.Context, control querier, upto watermark, meanwhile batch) (bool, error) {
-	if meanwhile.lags {
-		o.ahead = nil
-		return false, nil
-	}
-	if o.ahead == nil {
-		o.ahead = &backlog{upto: upto, last: map[rowID]watermark{}}
-	}
-	b := o.ahead
-	for {
-		// All that is there: also of a transaction that is not whole yet.
-		packs, err := o.readPacks(ctx, control, `(lsn, seq) > ($2, $3)`, compareAtOnce, b.upto.lsn, b.upto.seq)
-		if err != nil {
-			return false, err
-		}
-		var r rowReader
-		for _, k := range packs {
-			changes, err := stream.Unpack(k.data)
-			if err != nil {
-				return false, err
-			}
-			for _, c := range changes {
-				if c.Op == stream.Fence || c.Op == stream.Truncate {
-					continue
-				}
-				f, err := o.fitOf(ctx, c.Shape)
-				if err != nil {
-					return false, err
-				}
-				before, after, err := r.keys(f, c)
-				if err != nil {
-					return false, err
-				}
-				for _, key := range [][]string{before, after} {
-					if key != nil {
-						b.last[rowIDOf(f.table.Name, key)] = k.watermark
-					}
-				}
-			}
-			b.upto = k.watermark
-		}
-		if len(b.last) > backlogKnown {
-			o.ahead = nil
-			return false, nil
-		}
-		if len(packs) == 0 {
-			return true, nil
-		}
-	}
-}
-
-// noteUnproven remembers rows that are to be compared again.
-func (o *onlineMove) noteUnproven(ctx context.Context, tx pgx.Tx, rows rowsOfTables) error {
-	b := &pgx.Batch{}
-	for table, keys := range rows {
-		for joined, key := range keys {
-			digest := sha256.Sum256([]byte(joined))
-			if key == nil {
-				key = []string{}
-			}
-			b.Queue(`INSERT INTO control.unproven (tenant_id, table_name, digest, key) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, o.v.Tenant, table, digest[:], key)
-		}
-	}
-	if b.Len() == 0 {
-		return nil
-	}
-	return tx.SendBatch(ctx, b).Close()
-}
-
-// unproven reads rows that were not the same when they were compared, in the order of their digests.
-func (o *onlineMove) unproven(ctx context.Context, control querier, from []byte, limit int) (rowsOfTables, error) {
-	rows, err := control.Query(ctx, `SELECT table_name, key FROM control.unproven WHERE tenant_id = $1 AND digest >= $2 ORDER BY digest LIMIT $3`, o.v.Tenant, from, limit)
-	if err != nil {
-		return nil, err
-	}
-	out := rowsOfTables{}
-	var (
-		table string
-		key   []string
-	)
-	_, err = pgx.ForEachRow(rows, []any{&table, &key}, func() error { out.add(table, slices.Clone(key)); return nil })
-	if err != nil {
-		return nil, fmt.Errorf("migration: rows to be compared of %s: %w", o.v.Tenant, err)
-	}
-	return out, nil
-}
-
-// compareUnproven compares some rows again, and forgets those that are the same now. It begins somewhere: rows
-// that are changed all the time must not hide the others.
-func (o *onlineMove) compareUnproven(ctx context.Context, control *citus.Pool) (settled int, err error) {
-	from := sha256.Sum256([]byte(uuid.NewString()))
-	rows, err := o.unproven(ctx, control, from[:], keysCompared)
-	if err != nil {
-		return 0, err
-	}
-	differ, err := o.differing(ctx, rows)
-	if err != nil {
-		return 0, err
-	}
-	for table, keys := range rows {
-		var digests [][]byte
-		for joined := range keys {
-			if _, still := differ[table][joined]; !still {
-				digest := sha256.Sum256([]byte(joined))
-				digests = append(digests, digest[:])
-			}
-		}
-		// A change of the same row that is applied meanwhile is in a pack, and brings it back.
-		if _, err := control.Exec(ctx, `DELETE FROM control.unproven u USING unnest($3::bytea[]) AS x(digest) WHERE u.tenant_id = $1 AND u.table_name = $2 AND u.digest = x.digest`,
-			o.v.Tenant, table, digests); err != nil {
-			return 0, fmt.Errorf("migration: forget compared rows: %w", err)
-		}
-		settled += len(digests)
-	}
-	return settled, nil
-}
-
 // compareRest compares, under the fence, every row that a change is about which was not
 // compared since. A table that was emptied is compared whole.
 func (o *onlineMove) compareRest(ctx context.Context, upto watermark) error {
@@ -332,30 +196,24 @@ func (o *onlineMove) compareRest(ctx context.Context, upto watermark) error {
 	if err != nil {
 		return err
 	}
-	rows, err := o.unproven(ctx, control, []byte{}, math.MaxInt32)
-	if err != nil {
-		return err
-	}
+	var emptied []string
 	for last := (watermark{}); ; {
-		packs, more, err := o.changedRows(ctx, control, last, upto, compareAtOnce)
+		packs, rows, err := o.changedRows(ctx, control, last, upto, compareAtOnce)
 		if err != nil {
 			return err
 		}
-		for table, keys := range more {
-			for _, k := range keys {
-				rows.add(table, k)
+		if len(packs) == 0 { // last of all: a zombie may have noted a row of a pack that it has deleted
+			if rows, err = o.unproven(ctx, control, []byte{}, math.MaxInt32, nil); err != nil {
+				return err
 			}
 		}
-		emptied, err := o.refuseDiffering(ctx, rows)
+		some, err := o.refuseDiffering(ctx, rows)
 		if err != nil {
 			return err
 		}
+		emptied = append(emptied, some...)
 		if len(packs) == 0 {
 			return o.compareEmptied(ctx, emptied)
-		}
-		rows = rowsOfTables{}
-		for _, table := range emptied {
-			rows.add(table, nil)
 		}
 		last = packs[len(packs)-1].watermark
 	}
@@ -368,14 +226,18 @@ func (o *onlineMove) refuseDiffering(ctx context.Context, rows rowsOfTables) (em
 		return nil, err
 	}
 	for table, keys := range differ {
-		for _, key := range keys {
-			if len(key) > 0 {
-				return nil, &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: the row with the key %s is not the same in blue and in green", table, strings.Join(key, ", "))}
+		for _, d := range keys {
+			if d.key != nil {
+				return nil, o.rowDiffers(table, d.key)
 			}
 			emptied = append(emptied, table)
 		}
 	}
 	return emptied, nil
+}
+
+func (o *onlineMove) rowDiffers(table string, key []string) error {
+	return &mismatch{o.v.Tenant, fault.New(fault.Conflict, "rows_differ", "table %s: the row with the key %s is not the same in blue and in green", table, strings.Join(key, ", "))}
 }
 
 func (o *onlineMove) compareEmptied(ctx context.Context, emptied []string) error {
@@ -391,23 +253,49 @@ func (o *onlineMove) compareEmptied(ctx context.Context, emptied []string) error
 	return err
 }
 
-// differing reads rows in both databases and leaves those that are not the same. A table that was emptied
-// is taken for one that is not.
-func (o *onlineMove) differing(ctx context.Context, rows rowsOfTables) (rowsOfTables, error) {
+// difference is a row that is not the same in both databases. Without a key it is a table that was emptied, which is
+// taken for different.
+type difference struct {
+	key         []string
+	blue, green hashed
+}
+
+// differences are by table and by key, joined.
+type differences map[string]map[string]difference
+
+func (d differences) put(table, joined string, one difference) {
+	if d[table] == nil {
+		d[table] = map[string]difference{}
+	}
+	d[table][joined] = one
+}
+
+func (d differences) keys() rowsOfTables {
 	out := rowsOfTables{}
+	for table, all := range d {
+		for _, one := range all {
+			out.add(table, one.key)
+		}
+	}
+	return out
+}
+
+// differing reads rows in both databases and leaves those that are not the same.
+func (o *onlineMove) differing(ctx context.Context, rows rowsOfTables) (differences, error) {
+	out := differences{}
 	for _, t := range o.l.Tables {
+		if _, emptied := rows[t.Name][allRows]; emptied {
+			out.put(t.Name, allRows, difference{})
+		}
 		for some := range slices.Chunk(slices.SortedFunc(maps.Values(rows[t.Name]), slices.Compare), keysCompared) {
-			if i := slices.IndexFunc(some, func(key []string) bool { return len(key) == 0 }); i >= 0 {
-				out.add(t.Name, nil)
-				some = slices.Delete(some, i, i+1)
-			}
+			some = slices.DeleteFunc(some, func(key []string) bool { return key == nil })
 			inBlue, inGreen, err := o.hashesOf(ctx, t, some)
 			if err != nil {
 				return nil, err
 			}
 			for i, key := range some {
 				if inBlue[i] != inGreen[i] {
-					out.add(t.Name, key)
+					out.put(t.Name, joinKey(key), difference{key, inBlue[i], inGreen[i]})
 				}
 			}
 		}

@@ -65,7 +65,7 @@ func (m *Mover) behind(ctx context.Context, following []Move) ([]Move, error) {
 	}
 	rows, err = control.Query(ctx, `SELECT s.tenant_id, s.shape, s.joined AND s.slot = l.slot AND l.open, coalesce(c.lsn, 0), coalesce(c.seq, 0)
 		FROM control.streamed s JOIN control.lane l USING (database_name, number)
-		LEFT JOIN LATERAL (SELECT lsn, seq FROM control.pack WHERE tenant_id = s.tenant_id AND lsn <= l.spooled ORDER BY lsn DESC, seq DESC LIMIT 1) c ON true
+		LEFT JOIN LATERAL (SELECT lsn, seq FROM control.pack WHERE tenant_id = s.tenant_id AND lsn < l.spooled ORDER BY lsn DESC, seq DESC LIMIT 1) c ON true
 		WHERE s.tenant_id = ANY($1)`, tenantsOf(following))
 	if err != nil {
 		return nil, err

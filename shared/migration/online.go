@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,10 +31,15 @@ type onlineMove struct {
 	lane  stream.Lane
 	slot  string
 	stop  func() bool
-	gates map[string]*gate // by table, of what is wholly copied
-	fits  sync.Map         // *fitting by shape of changes
-	ahead *backlog         // what is known of the changes that are to be applied
-	moved bool             // it got further
+	gates gates    // of what is wholly copied
+	fits  sync.Map // *fitting by shape of changes
+
+	// Of the comparison.
+	ahead    *backlog           // what is known of the changes that are to be applied
+	compared watermark          // packs up to here are gone
+	stood    map[rowID]standing // rows that differed
+	applied  atomic.Int64       // what blue's WAL has before is applied
+	moved    bool               // it got further
 }
 
 // moveOnline does a piece of a large tenant's move. It reports whether the move got further.
@@ -270,15 +276,20 @@ func (o *onlineMove) catchUp(ctx context.Context) (near bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if done.applied > 0 || done.compared > 0 {
+		if done.compared > 0 {
 			if err := o.progressed(ctx); err != nil {
 				return false, err
 			}
 		}
 		if done.full || done.left > nearChanges {
+			if done.applied == 0 && done.compared == 0 { // a large transaction is on its way
+				if err := sleep(ctx, spoolPoll); err != nil {
+					return false, err
+				}
+			}
 			continue
 		}
-		if !proved && done.spooled >= copied {
+		if !proved && o.applied.Load() >= copied {
 			// Green is what blue was after some commit, and there its keys held.
 			if err := o.m.proveKeys(ctx, o.l, o.l.ForeignKeys, []Move{o.v}); err != nil {
 				return false, err
@@ -305,32 +316,46 @@ func (o *onlineMove) begin(ctx context.Context) (at watermark, b batch, err erro
 
 // round is what one round has done.
 type round struct {
-	applied  int   // changes
-	full     bool  // there are more, maybe
-	spooled  int64 // how far the spool was: what is before it is applied unless full
-	compared int   // changes
-	left     int   // changes to apply or to compare
+	applied  int  // changes
+	full     bool // there are more, maybe; if not, all that was in the spool is applied
+	compared int  // changes, and rows that were compared before
+	left     int  // changes and rows to apply or to compare
 }
 
 // round applies a batch, reads the next one and compares what is applied already, all at the same time: each
 // keeps another process busy. What is compared had been applied before the round began.
 func (o *onlineMove) round(ctx context.Context, at *watermark, b *batch) (done round, err error) {
-	g, together := errgroup.WithContext(ctx)
-	together, cancel := context.WithCancel(together)
+	together, cancel := context.WithCancel(ctx)
 	defer cancel()
 	from, now := *at, *b
 	var following batch
-	g.Go(func() (err error) { following, err = o.next(together, now.last); return err })
-	g.Go(func() (err error) {
-		done.compared, done.left, err = o.compareSome(together, from, now)
-		return err
-	})
+	var g errgroup.Group
+	beside := func() {
+		g.Go(func() (err error) { following, err = o.next(together, now.last); return canceled(err, cancel) })
+		g.Go(func() (err error) {
+			done.compared, done.left, err = o.compareSome(together, from, now)
+			return canceled(err, cancel)
+		})
+	}
+	large := now.bytes > 2*changesAtOnce // one row, maybe, that must not be in memory more than once
+	if !large {
+		beside()
+	}
 	if err := o.apply(together, from, now); err != nil {
 		cancel()
-		if other := g.Wait(); errors.Is(err, context.Canceled) { // by the others' error
-			err = errors.Join(other, ctx.Err())
+		if other := g.Wait(); other != nil && errors.Is(err, context.Canceled) { // by the others' error
+			err = other
 		}
 		return done, err
+	}
+	if now.changes > 0 {
+		if err := o.progressed(ctx); err != nil {
+			return done, errors.Join(err, g.Wait())
+		}
+	}
+	if large {
+		now.work, b.work = nil, nil
+		beside()
 	}
 	if err := g.Wait(); err != nil {
 		return done, err
@@ -338,9 +363,20 @@ func (o *onlineMove) round(ctx context.Context, at *watermark, b *batch) (done r
 	if done.compared > 0 {
 		o.m.crash("changes compared")
 	}
-	done.applied, done.full, done.spooled = now.changes, now.full, now.spooled
+	if !now.full {
+		o.applied.Store(now.spooled)
+	}
+	done.applied, done.full = now.changes, now.full
 	*at, *b = now.last, following
 	return done, nil
+}
+
+// canceled ends the others when there is an error.
+func canceled(err error, cancel func()) error {
+	if err != nil {
+		cancel()
+	}
+	return err
 }
 
 // near sends a message through the stream and waits for it: it proves that the receiver is at
@@ -505,10 +541,21 @@ func (m *Mover) leaveStream(ctx context.Context, v Move) error {
 	if err != nil {
 		return err
 	}
-	for _, table := range []string{"pack", "unproven", "chunk", "applied", "streamed"} { // streamed last: it is what the sweep looks for
-		if _, err := control.Exec(ctx, `DELETE FROM control.`+table+` WHERE tenant_id = $1`, v.Tenant); err != nil {
-			return fmt.Errorf("migration: %s leaves the stream: %w", v.Tenant, err)
+	err = pgx.BeginFunc(ctx, control, func(tx pgx.Tx) error {
+		// Who is late finds that a newer move has entered, and takes nothing of it.
+		tag, err := tx.Exec(ctx, `DELETE FROM control.streamed WHERE tenant_id = $1 AND run_id = $2 AND slot = $3`, v.Tenant, v.Run, slot)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
 		}
+		for _, table := range []string{"pack", "unproven", "chunk", "applied"} {
+			if _, err := tx.Exec(ctx, `DELETE FROM control.`+table+` WHERE tenant_id = $1`, v.Tenant); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("migration: %s leaves the stream: %w", v.Tenant, err)
 	}
 	return nil
 }

@@ -41,6 +41,9 @@ func (m *Mover) compareBack(ctx context.Context, w *wayBack, touched *touchedKey
 				if err == nil {
 					err = m.noteCompared(ctx, w, t, by, c.upto)
 				}
+				if err == nil && touched.count() > mostTouched {
+					err = m.forgetSame(ctx, w, touched)
+				}
 				if err != nil {
 					return err
 				}
@@ -223,6 +226,19 @@ func (m *Mover) rowsWithKeys(ctx context.Context, w *wayBack, t convert.Table, k
 	return inBlue, inGreen, nil
 }
 
+// mostTouched keys are in memory while the comparison goes on, about.
+const mostTouched = 100_000
+
+// forgetSame forgets the rows that are the same now: a change that comes later touches its row again.
+func (m *Mover) forgetSame(ctx context.Context, w *wayBack, touched *touchedKeys) error {
+	return m.eachTouched(ctx, w, touched, func(name string, some []string, differ map[string]bool) error {
+		return touched.forget(ctx, name, some, differ)
+	})
+}
+
+// mostProven is how many rows are proven while green's gate is shut, at most: its writers wait.
+const mostProven = 10_000
+
 // settleBack lets few keys be left to prove when green's gate is shut, however long the comparison
 // has taken: rows that are the same now are forgotten, for a change that comes later is captured and
 // touches its row again.
@@ -231,14 +247,15 @@ func (m *Mover) settleBack(ctx context.Context, w *wayBack, touched *touchedKeys
 		if err := m.drainTo(ctx, w, fewChanges, touched); err != nil {
 			return err
 		}
-		if err := m.eachTouched(ctx, w, touched, func(name string, some []string, differ map[string]bool) error {
-			return touched.forget(ctx, name, some, differ)
-		}); err != nil {
+		if err := m.forgetSame(ctx, w, touched); err != nil {
 			return err
 		}
 		n := touched.count()
-		if n <= fewChanges || n > left/2 { // or as few as its writers let it be
+		if n <= fewChanges || n > left/2 && n <= mostProven { // or as few as its writers let it be
 			return m.drainTo(ctx, w, fewChanges, touched)
+		}
+		if m.now().After(w.until) {
+			return errBudget
 		}
 		left = n
 	}

@@ -111,5 +111,10 @@ func (m *Mover) sweepLanes(ctx context.Context) error {
 	for _, v := range left {
 		errs = append(errs, m.leaveStream(ctx, v))
 	}
+	// A receiver that knew a tenant for a moment longer may have spooled what it had written before it left.
+	for _, table := range []string{"pack", "unproven"} {
+		_, err := control.Exec(ctx, `DELETE FROM control.`+table+` p WHERE NOT EXISTS (SELECT FROM control.streamed s WHERE s.tenant_id = p.tenant_id)`)
+		errs = append(errs, err)
+	}
 	return errors.Join(append(errs, stream.DropDue(ctx, m.dbs))...)
 }

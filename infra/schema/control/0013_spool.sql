@@ -33,12 +33,20 @@ END $$;
 
 -- Rows whose change is applied, and that were not the same in both databases when they were compared: they had been
 -- changed again, or are wrong. Under the fence there is no "again".
+CREATE SEQUENCE control.unproven_noted;
 CREATE TABLE control.unproven (
-    tenant_id  uuid  NOT NULL,
-    table_name text  NOT NULL,
-    digest     bytea NOT NULL,                      -- SHA-256 of the key, which may be too long for an index
-    key        text[] NOT NULL,                     -- in the order of the layout; empty: all of the table, for it was emptied
+    tenant_id  uuid   NOT NULL,
+    table_name text   NOT NULL,
+    digest     bytea  NOT NULL,                     -- SHA-256 of the key, which may be too long for an index
+    key        text   NOT NULL,                     -- as a JSON array, in the order of the layout; null: all of the table, for it was emptied
+    noted      bigint NOT NULL DEFAULT nextval('control.unproven_noted'), -- grows when it is noted again: only this note is taken away
     PRIMARY KEY (tenant_id, table_name, digest)
 );
+CREATE INDEX unproven_digest ON control.unproven (tenant_id, digest);
+
+-- Both are queues: what is dead in them must not be in the way of those who read their beginning.
+ALTER TABLE control.pack SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000);
+ALTER TABLE control.unproven SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON control.pack, control.unproven TO coditect_migrator;
+GRANT USAGE ON SEQUENCE control.unproven_noted TO coditect_migrator;

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
@@ -63,7 +64,7 @@ func (r *Receiver) Receive(ctx context.Context, l Lane) (Received, error) {
 		return out, err
 	}
 	until := time.Now().Add(r.cfg.Budget)
-	s := &session{r: r, lane: l, until: until, out: &out}
+	s := &session{r: r, lane: l, until: until, out: &out, waiting: semaphore.NewWeighted(waitingBytes)}
 	err = s.run(ctx)
 	if errors.Is(err, errTaken) {
 		err = nil
@@ -80,6 +81,7 @@ type session struct {
 	at        Position
 	confirmed atomic.Uint64 // committed in the spool: may be told to blue
 	ended     atomic.Bool
+	waiting   *semaphore.Weighted // bytes of changes between reader and writer
 }
 
 // run connects a reader of the slot with a writer of the spool.
@@ -120,7 +122,7 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	s.confirmed.Store(uint64(s.at.Spooled))
-	events := make(chan event, 256) // rows may be large
+	events := make(chan event, 4096)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(events)
@@ -188,6 +190,11 @@ func (s *session) start(ctx context.Context, conn *pgconn.PgConn) error {
 		}
 	}
 }
+
+// waitingBytes of changes may wait for the writer, or one that is larger.
+const waitingBytes = 16 << 20
+
+func (c *change) waits() int64 { return min(int64(c.size()), waitingBytes) }
 
 // event is what the reader hands to the writer.
 type event struct {
@@ -268,6 +275,11 @@ const statusEvery = 200 * time.Millisecond
 // message handles one message of the walsender; it reports whether an answer is asked for.
 func (s *session) message(ctx context.Context, data []byte, d *decoder, events chan<- event) (asked bool, err error) {
 	send := func(e event) error {
+		if e.change != nil {
+			if err := s.waiting.Acquire(ctx, e.change.waits()); err != nil {
+				return err
+			}
+		}
 		select {
 		case events <- e:
 			return nil
@@ -408,6 +420,7 @@ func (w *writer) take(e event) {
 	}
 	switch {
 	case e.change != nil:
+		w.waiting.Release(e.change.waits())
 		w.takeChange(e.change)
 	case e.commit != 0:
 		w.to, w.part, w.when = e.commit, [2]int64{}, e.when
@@ -466,6 +479,7 @@ func (w *writer) flush(ctx context.Context) error {
 	w.confirmed.Store(uint64(w.to))
 	w.out.Changes += int64(len(w.rows))
 	w.out.Transactions += w.count
+	clear(w.rows) // large ones must not stay
 	w.rows, w.bytes, w.count, w.when = w.rows[:0], 0, 0, time.Time{}
 	return nil
 }

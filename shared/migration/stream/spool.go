@@ -94,7 +94,7 @@ func (w *writer) pack() map[tenant.ID][]*pack {
 			continue
 		}
 		packs := out[id]
-		if len(packs) == 0 || packs[len(packs)-1].changes >= packChanges || packs[len(packs)-1].bytes >= packBytes {
+		if len(packs) == 0 || !packs[len(packs)-1].takes(c, w.to) {
 			packs = append(packs, &pack{})
 			out[id] = packs
 		}
@@ -105,6 +105,12 @@ func (w *writer) pack() map[tenant.ID][]*pack {
 		packs[len(packs)-1].add(c, shape)
 	}
 	return out
+}
+
+// takes reports whether a change is put to those of a pack. A large one is alone; and what is whole is not kept waiting
+// by what is there in part.
+func (p *pack) takes(c *change, whole int64) bool {
+	return p.changes < packChanges && p.bytes < packBytes && c.size() < packBytes && (p.lsn >= whole || c.lsn < whole)
 }
 
 // copyPacks writes the changes.
