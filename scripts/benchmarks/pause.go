@@ -228,7 +228,7 @@ func (m *pauseMoves) move(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	queue := newQueue()
-	m.mover = migration.New(dbs, queue, migration.Config{GroupTenants: o.group, FenceTenants: o.fence, AheadMax: o.ahead})
+	m.mover = migration.New(dbs, queue, migration.Config{GroupTenants: o.group, FenceTenants: o.fence, AheadMax: o.ahead, Limits: migration.Limits{Busy: -1}}) // its own writers would hold it up
 	run, report, err := m.mover.Start(ctx, migration.Plan{Source: "platform", BatchSize: o.batch, Actor: "benchmark"})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %+v", err, report.Findings)

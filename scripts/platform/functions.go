@@ -128,6 +128,7 @@ func (p *platform) functionEnv(f *function) []string {
 		// A step or a queue that was killed is made up for before the door's patience
 		// (10 s) ends: the tenant's users see a pause, no error.
 		"CODITECT_SWEEP_PATIENCE=2s",
+		"CODITECT_BLUE_BUSY_SESSIONS=-1", // the demonstration's own clients must not hold it up
 		"PUBSUB_EMULATOR_HOST=" + p.pubsub.Addr,
 		"CODITECT_PUBSUB_PROJECT=" + pubsubProject,
 		"CODITECT_TENANT_EVENTS_TOPIC=" + tenantEvents,

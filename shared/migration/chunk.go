@@ -74,13 +74,18 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 			}
 			next = chunk{number: c.number + 1, after: c.upto}
 			took := time.Since(began)
-			if err := o.rest(ctx, o.m.cfg.Limits.rest(*p, took)); err != nil {
+			rest := o.m.cfg.Limits.rest(*p, took)
+			if err := o.rest(ctx, rest); err != nil {
 				return false, err
 			}
+			wanted := chunkTime
+			if rest > 0 { // blue's users notice short ones less
+				wanted /= 4
+			}
 			switch {
-			case took < chunkTime/2:
+			case took < wanted/2:
 				size = o.run.atMost(min(2*size, mostChunk))
-			case took > 2*chunkTime:
+			case took > 2*wanted:
 				size = max(size/2, leastChunk)
 			}
 		}
@@ -100,15 +105,10 @@ func (o *onlineMove) unpressed(ctx context.Context) (*pressure, error) {
 	return &p, nil
 }
 
-// rest leaves blue alone for a while, within the step's budget: what is left of the rest the
-// time until the next step makes up for, nearly.
-func (o *onlineMove) rest(ctx context.Context, d time.Duration) error {
-	for end := time.Now().Add(d); time.Now().Before(end) && !o.stop(); {
-		if err := sleep(ctx, min(100*time.Millisecond, time.Until(end))); err != nil {
-			return err
-		}
-	}
-	return nil
+// rest leaves blue alone for a while, within the step's budget: the next step waits for what is left.
+func (o *onlineMove) rest(ctx context.Context, d time.Duration) (err error) {
+	o.tired, err = rest(ctx, d, o.stop)
+	return err
 }
 
 // chunksOf lists a table's chunks in the order of their keys.

@@ -245,6 +245,16 @@ func (m *Mover) setError(ctx context.Context, v Move, why string) error {
 	return err
 }
 
+// setErrors is setError for some moves.
+func (m *Mover) setErrors(ctx context.Context, moves []Move, why string) error {
+	for _, v := range moves {
+		if err := m.setError(ctx, v, why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // undo ends a move that is not green: the tenant stays in blue. First comes the state,
 // with a new token, so that nothing of an undone move can come back; then the fence is
 // lifted, then green's rows go. A crash leaves what is missing to the sweeper.

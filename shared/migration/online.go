@@ -40,16 +40,16 @@ type onlineMove struct {
 	stood    map[rowID]standing // rows that differed
 	applied  atomic.Int64       // what blue's WAL has before is applied
 	moved    bool               // it got further
+	tired    time.Duration      // for so long blue is to be left alone
 }
 
-// moveOnline does a piece of a large tenant's move. It reports whether the move got further.
-func (m *Mover) moveOnline(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, v Move, stop func() bool) (bool, error) {
-	o := &onlineMove{m: m, run: run, blue: blue, l: l, shape: shape, v: v, lane: m.laneOf(v), stop: stop}
+// move does a piece of a large tenant's move.
+func (o *onlineMove) move(ctx context.Context) error {
 	err := o.work(ctx)
 	if fault.CodeOf(err) == rowLeftBehind || o.v.Hold && schemasDiffer(err) {
 		err = o.startOver(ctx, messageOf(err))
 	}
-	return o.moved, err
+	return err
 }
 
 // work goes through the states as far as the budget allows.

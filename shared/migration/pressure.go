@@ -12,7 +12,7 @@ import (
 // sethvargo/go-envconfig.
 type Limits struct {
 	Busy       int           `env:"CODITECT_BLUE_BUSY_SESSIONS,default=3"` // sessions of others at work in blue, from which on it counts as busy; -1: never
-	BusyShare  float64       `env:"CODITECT_BLUE_BUSY_SHARE,default=0.1"`  // of the time that copies take of a busy blue
+	BusyShare  float64       `env:"CODITECT_BLUE_BUSY_SHARE,default=0.05"` // of the time that copies take of a busy blue
 	MaxLatency time.Duration `env:"CODITECT_BLUE_MAX_LATENCY,default=1s"`  // of a short statement; beyond it nothing is copied
 	MaxLag     time.Duration `env:"CODITECT_BLUE_MAX_LAG,default=30s"`     // of blue's own standbys; beyond it nothing is copied
 }
@@ -22,7 +22,7 @@ func (l Limits) withDefaults() Limits {
 		l.Busy = 3
 	}
 	if l.BusyShare <= 0 || l.BusyShare > 1 {
-		l.BusyShare = 0.1
+		l.BusyShare = 0.05
 	}
 	if l.MaxLatency <= 0 {
 		l.MaxLatency = time.Second
@@ -71,4 +71,15 @@ func (l Limits) rest(p pressure, took time.Duration) time.Duration {
 		return 0
 	}
 	return time.Duration(float64(took) * (1/l.BusyShare - 1))
+}
+
+// rest waits for so long, or until there is to be a stop, and returns what is left.
+func rest(ctx context.Context, d time.Duration, stop func() bool) (left time.Duration, err error) {
+	end := time.Now().Add(d)
+	for time.Now().Before(end) && !stop() {
+		if err := sleep(ctx, min(100*time.Millisecond, time.Until(end))); err != nil {
+			return 0, err
+		}
+	}
+	return max(time.Until(end), 0), nil
 }

@@ -193,6 +193,22 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 	if err != nil {
 		return err
 	}
+	if m.cfg.together(group[0]) { // the others ask between their chunks
+		p, err := pressureOf(ctx, blue)
+		if err != nil {
+			return err
+		}
+		if why := m.cfg.Limits.over(p); why != "" {
+			s.after = m.now().Add(time.Second)
+			return m.setErrors(ctx, group, why)
+		}
+		began := time.Now()
+		defer func() {
+			if left, err := rest(ctx, m.cfg.Limits.rest(p, time.Since(began)), s.stop); err == nil {
+				s.restUntil(left)
+			}
+		}()
+	}
 	l, shape, same, err := s.prepare(ctx, run, blue, group)
 	if err != nil {
 		// Counted as an attempt: what never gets further must end, too.
@@ -215,6 +231,13 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 	return s.blame(ctx, claimed, m.moveAhead(ctx, run, blue, l, shape, claimed))
 }
 
+// restUntil has the batch go on when blue has been left alone for long enough.
+func (s *step) restUntil(left time.Duration) {
+	if left > 0 {
+		s.after = s.m.now().Add(left)
+	}
+}
+
 // moveAlone moves a tenant that is too large to be copied together with others: the online way
 // where blue lets its changes be read, else under its fence.
 func (s *step) moveAlone(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, v Move) error {
@@ -231,8 +254,10 @@ func (s *step) moveAlone(ctx context.Context, run Run, blue *citus.Pool, l conve
 	if !online {
 		return s.m.moveFenced(ctx, run, blue, l, shape, v, s.stop)
 	}
-	further, err := s.m.moveOnline(ctx, run, blue, l, shape, v, s.stop)
-	s.further = s.further || further
+	o := &onlineMove{m: s.m, run: run, blue: blue, l: l, shape: shape, v: v, lane: s.m.laneOf(v), stop: s.stop}
+	err := o.move(ctx)
+	s.further = s.further || o.moved
+	s.restUntil(o.tired)
 	return err
 }
 

@@ -339,7 +339,7 @@ type writer struct {
 }
 
 // quietFor is how often a position is committed that has only moved over what others wrote.
-const quietFor = 50 * time.Millisecond
+const quietFor = 250 * time.Millisecond
 
 // write spools events: at once when no more are waiting, else as many as the bounds allow.
 func (w *writer) write(ctx context.Context, events <-chan event) error {
