@@ -322,15 +322,15 @@ func TestATouchedKeyIsProvenAfterADeath(t *testing.T) {
 	run, id := wordyInGreen(t, w, schema)
 	compared := 0
 	w.Mover = migration.New(w.Migrator, w.Queue, stepwise, migration.WithCrashPoints(func(at string) {
-		switch {
-		case at == "chunk compared":
+		switch at {
+		case "chunk compared":
 			if compared++; compared == 1 { // amount is, up to some key
 				require.NoError(t, w.Door.InTenant(t.Context(), id, func(tx *citus.Tx) error {
 					_, err := tx.Exec(t.Context(), `UPDATE amount SET note = 'touched' WHERE tenant_id = $1 AND value = (SELECT min(value) FROM amount WHERE tenant_id = $1)`, tx.Tenant())
 					return err
 				}))
 			}
-		case at == "changes applied in blue":
+		case "changes applied in blue":
 			execSQL(t, w.Legacy, `SET session_replication_role = 'replica'; SET coditect.mover = 'on'; ALTER TABLE "Wörter".amount DISABLE TRIGGER coditect_fence; UPDATE "Wörter".amount SET note = 'lost' WHERE note = 'touched'; ALTER TABLE "Wörter".amount ENABLE ALWAYS TRIGGER coditect_fence`)
 			panic(crashed{at})
 		}
