@@ -30,8 +30,10 @@ func (s *step) follow(ctx context.Context, run Run, following []Move) error {
 	if err != nil {
 		return err
 	}
+	s.behind = false
 	for _, v := range behind {
 		if s.stop() {
+			s.behind = true
 			break
 		}
 		if err := s.moveSome(ctx, run, []Move{v}); err != nil {
@@ -136,6 +138,7 @@ func (o *onlineMove) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		o.behind = b.changes > 0
 		if done.applied == 0 && done.compared == 0 {
 			break
 		}

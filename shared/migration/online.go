@@ -39,6 +39,7 @@ type onlineMove struct {
 	compared watermark          // packs up to here are gone
 	stood    map[rowID]standing // rows that differed
 	applied  atomic.Int64       // what blue's WAL has before is applied
+	behind   bool               // it follows, and has changes to apply
 	moved    bool               // it got further
 	tired    time.Duration      // for so long blue is to be left alone
 }

@@ -61,7 +61,7 @@ func (m *Mover) Step(ctx context.Context, t StepTask) error {
 	if !s.after.IsZero() {
 		after = s.after
 	}
-	if soon := m.now().Add(followEvery); s.follows && after.After(soon) {
+	if soon := m.now().Add(followEvery); s.follows && after.After(soon) { // if others rest
 		after = soon
 	}
 	return m.enqueueNext(ctx, t, after)
@@ -83,7 +83,8 @@ type step struct {
 	stop    func() bool
 	after   time.Time // the batch rests until then; zero: it need not
 	further bool      // a tenant's move got further without coming to its end
-	follows bool      // tenants of the batch follow blue: it comes back soon
+	follows bool      // tenants of the batch follow blue: it comes back soon,
+	behind  bool      // and at once if there is something to apply
 }
 
 // work moves groups until there is nothing left or the budget is used up.
@@ -115,7 +116,9 @@ func (s *step) work(ctx context.Context) (finished, progress bool, err error) {
 			return false, progress, err
 		}
 		if open = only(open, func(v Move) bool { return v.State != Following }); len(open) == 0 {
-			s.after = s.m.now().Add(followEvery) // what comes meanwhile is applied together
+			if s.after = s.m.now(); !s.behind {
+				s.after = s.after.Add(followEvery) // what comes meanwhile is applied together
+			}
 			return false, progress, s.holdBatch(ctx)
 		}
 		allowed, err := s.allowed(ctx, run, open)
@@ -258,6 +261,7 @@ func (s *step) moveAlone(ctx context.Context, run Run, blue *citus.Pool, l conve
 	err := o.move(ctx)
 	s.further = s.further || o.moved
 	s.restUntil(o.tired)
+	s.behind = s.behind || o.behind
 	return err
 }
 

@@ -124,16 +124,45 @@ func (s *session) run(ctx context.Context) error {
 	s.confirmed.Store(uint64(s.at.Spooled))
 	events := make(chan event, 4096)
 	g, ctx := errgroup.WithContext(ctx)
+	ended, end := context.WithCancel(ctx)
+	g.Go(func() error { s.markWAL(ended, blue); return nil })
 	g.Go(func() error {
 		defer close(events)
 		return s.read(ctx, conn, newDecoder(xid), events)
 	})
 	g.Go(func() error {
+		defer end()
 		defer s.ended.Store(true)
 		w := &writer{session: s, control: control}
 		return w.write(ctx, events)
 	})
 	return g.Wait()
+}
+
+// markBefore is how long before its end a receiver marks blue's WAL.
+const markBefore = 1500 * time.Millisecond
+
+// markWAL writes, shortly before the end, a record of the transactions that are open into blue's WAL: the next receiver's
+// walsender begins to decode at the last of these that was confirmed. PostgreSQL writes one every 15 s by itself, and
+// decoding 15 s of a busy database takes seconds, in which nobody receives anything. Making a logical slot writes one
+// (pg_log_standby_snapshot does from PostgreSQL 16 on); whether it comes to its end does not matter.
+func (s *session) markWAL(ctx context.Context, blue *citus.Pool) {
+	if pause(ctx, time.Until(s.until)-markBefore) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, markBefore/2)
+	defer cancel()
+	name := newSlot()
+	_ = blue.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { // a temporary slot is its session's
+		if _, err := conn.Exec(ctx, `SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)`, name); err != nil {
+			return err
+		}
+		_, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, name)
+		if err != nil {
+			_ = conn.Conn().Close(ctx) // it must not keep blue's WAL
+		}
+		return err
+	})
 }
 
 // connect opens a walsender whose values have the canonical text.
