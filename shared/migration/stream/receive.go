@@ -82,6 +82,7 @@ type session struct {
 	confirmed atomic.Uint64 // committed in the spool: may be told to blue
 	ended     atomic.Bool
 	waiting   *semaphore.Weighted // bytes of changes between reader and writer
+	idle      *idle               // the reader's last, if nothing was sent since
 }
 
 // run connects a reader of the slot with a writer of the spool.
@@ -230,9 +231,23 @@ type event struct {
 	change  *change   // one change, or
 	changes []*change // several, or
 	commit  int64     // the end of their transaction, or
-	idle    int64     // a position before which there is nothing else
+	idle    *idle     // a position before which there is nothing else
 	end     int64     // of blue's WAL, as of the message
 	when    time.Time
+}
+
+// idle is a position that the reader moves on until the writer takes it, or something else is sent behind it.
+type idle struct{ at atomic.Int64 }
+
+const taken = -1
+
+// moveOn reports whether the position could be moved on.
+func (i *idle) moveOn(to int64) bool {
+	if i == nil {
+		return false
+	}
+	was := i.at.Load()
+	return was != taken && i.at.CompareAndSwap(was, max(was, to))
 }
 
 // read hands on what blue sends until the budget is used up, and confirms what is spooled.
@@ -246,6 +261,7 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 	defer func() { _ = report() }()
 	receive, end := receiver(ctx, conn)
 	defer end()
+	woke := time.Now()
 	for !s.ended.Load() && (time.Now().Before(s.until) || d.open) {
 		msg, err := receive()
 		if ctx.Err() != nil {
@@ -256,15 +272,22 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 		if err != nil {
 			return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
 		}
-		asked := false
+		asked, quiet := false, false
 		switch m := msg.(type) {
 		case nil:
 		case *pgproto3.ErrorResponse:
 			return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, pgconn.ErrorResponseToPgError(m))
 		case *pgproto3.CopyData:
+			quiet = m.Data[0] == pglogrepl.PrimaryKeepaliveMessageByteID && !d.open
 			if asked, err = s.message(ctx, m.Data, d, events); err != nil {
 				return err
 			}
+		}
+		if quiet && !asked && time.Since(woke) > napFor/10 {
+			if err := pause(ctx, napFor); err != nil {
+				return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
+			}
+			woke = time.Now()
 		}
 		if asked || time.Since(status) > statusEvery {
 			if err := report(); err != nil {
@@ -298,6 +321,11 @@ func receiver(ctx context.Context, conn *pgconn.PgConn) (receive func() (pgproto
 	return receive, end
 }
 
+// napFor is how long the reader looks away after a message that only says how far blue is. Blue sends one after each
+// commit that is not ours, thousands a second: to wake up for each took as much time as they took to decode. After a nap
+// those that have come meanwhile are read without another one.
+const napFor = 10 * time.Millisecond
+
 // statusEvery is how often blue hears what is spooled.
 const statusEvery = 200 * time.Millisecond
 
@@ -322,8 +350,10 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 		if err != nil {
 			return false, fmt.Errorf("stream: keepalive: %w", err)
 		}
-		if !d.open {
-			err = send(event{idle: int64(k.ServerWALEnd), end: int64(k.ServerWALEnd)})
+		if at := int64(k.ServerWALEnd); !d.open && !s.idle.moveOn(at) {
+			s.idle = &idle{}
+			s.idle.at.Store(at)
+			err = send(event{idle: s.idle})
 		}
 		return k.ReplyRequested, err
 	case pglogrepl.XLogDataByteID:
@@ -339,6 +369,7 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 			return false, nil
 		}
 		e.end = int64(x.ServerWALEnd)
+		s.idle = nil // it is before this
 		return false, send(e)
 	}
 	return false, nil
@@ -454,8 +485,9 @@ func (w *writer) take(e event) {
 	case e.commit != 0:
 		w.to, w.part, w.when = e.commit, [2]int64{}, e.when
 		w.count++
-	case e.idle > w.to:
-		w.to = e.idle // of a transaction that is there in part, the rest is yet to come
+	case e.idle != nil:
+		at := e.idle.at.Swap(taken)
+		w.end, w.to = max(w.end, at), max(w.to, at) // of a transaction that is there in part, the rest is yet to come
 	}
 }
 
