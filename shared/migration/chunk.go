@@ -95,7 +95,7 @@ func (o *onlineMove) copyChunks(ctx context.Context) (bool, error) {
 
 // unpressed asks blue how it is doing; nil says that nothing is to be copied now.
 func (o *onlineMove) unpressed(ctx context.Context) (*pressure, error) {
-	p, err := pressureOf(ctx, o.blue)
+	p, err := o.m.pressure(ctx, o.blue)
 	if err != nil {
 		return nil, err
 	}

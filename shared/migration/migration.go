@@ -132,6 +132,7 @@ type Mover struct {
 	clock   func() time.Time   // tells the time of day that plans are kept by
 	shapes  sync.Map           // of changes, by number
 	looked  sync.Map           // when a held tenant's tables were looked at, by tenant
+	busy    sync.Map           // time.Time by database: when it was last seen to be busy
 	crash   func(point string) // tests kill the process here
 }
 

@@ -54,6 +54,32 @@ func pressureOf(ctx context.Context, blue *citus.Pool) (p pressure, err error) {
 	return p, nil
 }
 
+// busyFor is how long blue counts as busy after it was seen to be: a look sees only those who are at work that moment,
+// and a session that is fast is idle most of the times.
+const (
+	busyFor   = 10 * time.Second
+	busyLooks = 3
+)
+
+// pressure asks a blue database how it is doing, and remembers when it was busy.
+func (m *Mover) pressure(ctx context.Context, blue *citus.Pool) (p pressure, err error) {
+	limits := m.cfg.Limits
+	for range busyLooks {
+		if p, err = pressureOf(ctx, blue); err != nil || limits.Busy < 0 {
+			return p, err
+		}
+		if p.active >= limits.Busy {
+			m.busy.Store(blue.Name, m.now())
+			return p, nil
+		}
+		if last, known := m.busy.Load(blue.Name); known && m.now().Sub(last.(time.Time)) < busyFor {
+			p.active = limits.Busy
+			return p, nil
+		}
+	}
+	return p, nil
+}
+
 // over says why nothing is to be copied now, "" when it may.
 func (l Limits) over(p pressure) string {
 	switch {

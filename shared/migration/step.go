@@ -197,7 +197,7 @@ func (s *step) moveSome(ctx context.Context, run Run, open []Move) error {
 		return err
 	}
 	if m.cfg.together(group[0]) { // the others ask between their chunks
-		p, err := pressureOf(ctx, blue)
+		p, err := m.pressure(ctx, blue)
 		if err != nil {
 			return err
 		}
