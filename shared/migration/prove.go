@@ -36,7 +36,7 @@ func (m *Mover) compareBack(ctx context.Context, w *wayBack, touched *touchedKey
 				began := time.Now()
 				err := m.compareChunk(ctx, w, t, by, &c, size, touched)
 				if err == nil {
-					_, err = m.pass(ctx, w, touched)
+					_, _, err = m.pass(ctx, w, touched)
 				}
 				if err == nil {
 					err = m.noteCompared(ctx, w, t, by, c.upto)

@@ -72,7 +72,7 @@ func (m *Mover) repairBlue(ctx context.Context, c *comparison, actor, cursor str
 	if err != nil {
 		return err
 	}
-	_, err = m.tryReverse(ctx, control, r.Move) // and what was noted with the move, because passes could not go on, is over
+	_, err = m.tryReverse(ctx, control, r.Move, m.now().Add(m.cfg.StepBudget)) // and what was noted with the move, because passes could not go on, is over
 	return err
 }
 
@@ -90,7 +90,7 @@ func (r *mending) left() (out []Difference) {
 // made on stops all that come after it, also when that row is the same on both sides by now, which no comparison shows.
 func (m *Mover) unblock(ctx context.Context, r *mending, until time.Time) error {
 	for outdone := 0; m.now().Before(until) && outdone < 10; {
-		n, err := m.pass(ctx, r.wayBack, nil)
+		_, all, err := m.pass(ctx, r.wayBack, nil)
 		var wrong *change.Mismatch
 		if errors.As(err, &wrong) {
 			ok, err := m.mend(ctx, r, wrong.Table, []string{strings.Join(wrong.Key, "\x00")})
@@ -106,7 +106,7 @@ func (m *Mover) unblock(ctx context.Context, r *mending, until time.Time) error 
 			if ok, err := m.mendFound(ctx, r); err != nil || !ok {
 				return err
 			}
-		case err != nil || n <= fewChanges: // what is written meanwhile is never all there
+		case err != nil || all: // what is written meanwhile is never all there
 			return err
 		}
 	}

@@ -53,9 +53,14 @@ const (
 )
 
 // Reverse brings what was written in green to the blue schema of one tenant that can go back,
-// for about as long as a step may take, and reports whether anything is left. Anyone may call
-// it, at any time, as often as they like.
+// for about as long as a step may take, and reports whether it had no time for all of it. It does
+// not run after writers who go on: what is written after its last look is the next call's. Anyone may call it, at any time, as often as they like.
 func (m *Mover) Reverse(ctx context.Context, id uuid.UUID, who tenant.ID) (left bool, err error) {
+	return m.reverseUntil(ctx, id, who, m.now().Add(m.cfg.StepBudget))
+}
+
+// reverseUntil is [Mover.Reverse] that begins no pass after until, but the first.
+func (m *Mover) reverseUntil(ctx context.Context, id uuid.UUID, who tenant.ID, until time.Time) (left bool, err error) {
 	w, err := m.wayBack(ctx, id, who)
 	if err != nil {
 		return false, err
@@ -69,13 +74,12 @@ func (m *Mover) Reverse(ctx context.Context, id uuid.UUID, who tenant.ID) (left 
 	if w.finalising {
 		return true, nil // so does it, and what it dumps must stay as it is
 	}
-	deadline := m.now().Add(m.cfg.StepBudget)
 	for {
-		n, err := m.pass(ctx, w, nil)
-		if err != nil || n == 0 {
+		_, all, err := m.pass(ctx, w, nil)
+		if err != nil || all {
 			return false, ignoreOutdated(err)
 		}
-		if m.now().After(deadline) {
+		if m.now().After(until) {
 			return true, nil
 		}
 	}
@@ -151,12 +155,12 @@ func (w *wayBack) prepare(ctx context.Context, control *citus.Pool) error {
 	return err
 }
 
-// pass brings some changes to blue and deletes them in green, and returns how many it found.
-// The keys of the rows that it changes are added to touched.
-func (m *Mover) pass(ctx context.Context, w *wayBack, touched *touchedKeys) (int, error) {
+// pass brings some changes to blue and deletes them in green, and returns how many it found and
+// whether that was all there was. The keys of the rows that it changes are added to touched.
+func (m *Mover) pass(ctx context.Context, w *wayBack, touched *touchedKeys) (n int, all bool, err error) {
 	at, err := positionOf(ctx, w.blue, w.Tenant)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	// After the position: what is deleted in between moves the position on, and the pass is refused.
 	found, all, err := m.readCaptured(ctx, w.Tenant)
@@ -165,11 +169,11 @@ func (m *Mover) pass(ctx context.Context, w *wayBack, touched *touchedKeys) (int
 		// has committed since may have smaller ids. What a pass does not find it does not note, and the next one would apply again.
 		if err = m.deleteCaptured(ctx, w.Tenant, at.applied); err == nil {
 			w.clean = at.version
-			found, _, err = m.readCaptured(ctx, w.Tenant)
+			found, all, err = m.readCaptured(ctx, w.Tenant)
 		}
 	}
 	if err != nil || len(found) == 0 {
-		return 0, err
+		return 0, true, err
 	}
 	m.crash("changes read")
 	applied := map[[2]int64]bool{}
@@ -184,18 +188,18 @@ func (m *Mover) pass(ctx context.Context, w *wayBack, touched *touchedKeys) (int
 	}
 	if len(left) > 0 {
 		if err := m.applyBack(ctx, w, at, found, left, touched); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		m.crash("changes applied in blue")
 	}
 	if err := m.deleteCaptured(ctx, w.Tenant, found); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if len(left) > 0 {
 		w.clean = at.version + 1
 	}
 	m.crash("changes deleted in green")
-	return len(found), nil
+	return len(found), all, nil
 }
 
 // writeBlue begins a transaction that writes a fenced schema of blue. Blue is no Citus: all
@@ -282,7 +286,7 @@ func (m *Mover) reverseSome(ctx context.Context, budget time.Duration) (n int, e
 		if m.now().After(deadline) {
 			break
 		}
-		ok, err := m.tryReverse(ctx, control, v)
+		ok, err := m.tryReverse(ctx, control, v, deadline)
 		if err != nil {
 			return n, err
 		}
@@ -294,8 +298,8 @@ func (m *Mover) reverseSome(ctx context.Context, budget time.Duration) (n int, e
 }
 
 // tryReverse is Reverse, where what goes wrong is noted with the move and ends nothing else.
-func (m *Mover) tryReverse(ctx context.Context, control *citus.Pool, v Move) (ok bool, err error) {
-	if _, err = m.Reverse(ctx, v.Run, v.Tenant); err != nil {
+func (m *Mover) tryReverse(ctx context.Context, control *citus.Pool, v Move, until time.Time) (ok bool, err error) {
+	if _, err = m.reverseUntil(ctx, v.Run, v.Tenant, until); err != nil {
 		_, err = control.Exec(ctx, `UPDATE control.move SET error = $3, reverse_after = clock_timestamp() + $4::interval WHERE run_id = $1 AND tenant_id = $2 AND state = 'green'`,
 			v.Run, v.Tenant, "changes do not come back to blue: "+messageOf(err), reversePatience)
 		return false, err

@@ -214,11 +214,11 @@ func (m *Mover) bringBack(ctx context.Context, w *wayBack) error {
 		since = nil // what comes over before the comparison begins is compared by it
 	}
 	for {
-		n, err := m.pass(ctx, w, since)
+		n, all, err := m.pass(ctx, w, since)
 		if err != nil {
 			return err
 		}
-		if n <= fewChanges {
+		if all && n <= fewChanges {
 			break
 		}
 		if m.now().After(w.until) {
@@ -352,11 +352,11 @@ func (m *Mover) stayAwake(ctx context.Context, w *wayBack) (end func()) {
 	return func() { cancel(); <-stopped }
 }
 
-// drainTo makes passes until one finds at most few changes, in blue when the last has ended.
+// drainTo makes passes until one finds no more than few changes, in blue when the last has ended.
 func (m *Mover) drainTo(ctx context.Context, w *wayBack, few int, touched *touchedKeys) error {
 	for {
-		n, err := m.pass(ctx, w, touched)
-		if err != nil || n <= few {
+		n, all, err := m.pass(ctx, w, touched)
+		if err != nil || all && n <= few {
 			return err
 		}
 	}

@@ -372,6 +372,53 @@ func TestChangesComeBackWithTheSweep(t *testing.T) {
 	})
 }
 
+// A tenant that is written without a break does not hold the sweep up: others may be waiting for
+// it with their fences.
+func TestReverseDoesNotRunAfterWriters(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, citustest.New(t))
+	ids := blueTenants(t, w, 1)
+	run := start(t, w, ids, 10)
+	w.drain(t)
+	write := func() {
+		_, err := addProject(t.Context(), w.Door, ids[0], "again")
+		require.NoError(t, err)
+	}
+	write()
+	passes := 0
+	_, err := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+		if at == "changes deleted in green" {
+			passes++
+			write()
+		}
+	})).Reverse(t.Context(), run.ID, ids[0])
+	require.NoError(t, err)
+	require.Equal(t, 1, passes)
+}
+
+// What is left is few when it was all that a pass found: rows may be so large that few of them fill one.
+func TestGreenIsShutWhenLittleIsLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, citustest.New(t))
+	ids := blueTenants(t, w, 1)
+	run := start(t, w, ids, 10)
+	w.drain(t)
+	_, err := w.Control.Exec(t.Context(), `INSERT INTO app.project (tenant_id, id, name, description, created_at, updated_at)
+		SELECT $1, gen_random_uuid(), i::text, repeat('x', 1 << 20), now(), now() FROM generate_series(1, 150) i`, ids[0])
+	require.NoError(t, err)
+	passes, shut := 0, false
+	require.NoError(t, migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+		switch at {
+		case "changes deleted in green":
+			require.False(t, shut, "rows were left for the pause")
+			passes++
+		case "fenced back":
+			shut = true
+		}
+	})).Rollback(t.Context(), run.ID, ids[0], "test"))
+	require.Greater(t, passes, 150/8)
+}
+
 // A pass dies before it has deleted in green what it has applied; then a transaction commits that has drawn smaller ids,
 // so that the first changes that are found are not all of those. None is applied twice.
 func TestAPassFindsMoreBehindWhatADeadOneApplied(t *testing.T) {
