@@ -60,7 +60,8 @@ func generate(ctx context.Context, b *bench, server *localpg.Server, database st
 	if err := exec(ctx, dsn, append([]string{`SET client_min_messages = warning`}, drop...)...); err != nil {
 		return err
 	}
-	return program(ctx, nil, "vacuumdb", "-q", "-z", "-j", "2", "-d", server.DSN(database, "postgres"))
+	// One command for all: vacuumdb sends one for each table, and at the end of each the server looks through all tables.
+	return exec(ctx, server.DSN(database, "postgres"), `VACUUM (ANALYZE)`)
 }
 
 func tenantSchema(i int) string { return fmt.Sprintf("tenant%05d", i) }
@@ -83,26 +84,45 @@ func makeTenants(ctx context.Context, dsn, ddl string, sizes []int) error {
 	word := regexp.MustCompile(`\b` + template + `\b`)
 	for range parallel {
 		g.Go(func() error {
-			conn, err := pgx.Connect(ctx, dsn)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-			// Preparation only: what is measured writes durably.
-			if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
-				return err
-			}
-			for i := range next {
-				s := tenantSchema(i)
-				sql := "BEGIN;\n" + word.ReplaceAllString(ddl, s) + fmt.Sprintf("\nSELECT public.bench_fill('%s', %d, %d);\nCOMMIT", s, sizes[i], i)
-				if _, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-					return fmt.Errorf("generate %s: %w", s, err)
+			// A session keeps the plans of all foreign keys that it has checked, and looks through them at every CREATE: it
+			// makes some tenants and ends.
+			const each = 25
+			for {
+				conn, err := pgx.Connect(ctx, dsn)
+				if err != nil {
+					return err
+				}
+				more, err := makeSome(ctx, conn, next, each, func(i int) string {
+					return word.ReplaceAllString(ddl, tenantSchema(i)) + fmt.Sprintf("\nSELECT public.bench_fill('%s', %d, %d)", tenantSchema(i), sizes[i], i)
+				})
+				if closeErr := conn.Close(context.WithoutCancel(ctx)); err == nil {
+					err = closeErr
+				}
+				if err != nil || !more {
+					return err
 				}
 			}
-			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// makeSome makes tenants until there are enough of them or there is no next, each in a transaction.
+func makeSome(ctx context.Context, conn *pgx.Conn, next <-chan int, enough int, script func(i int) string) (more bool, err error) {
+	// Preparation only: what is measured writes durably.
+	if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
+		return false, err
+	}
+	for range enough {
+		i, ok := <-next
+		if !ok {
+			return false, nil
+		}
+		if _, err := conn.Exec(ctx, "BEGIN;\n"+script(i)+";\nCOMMIT", pgx.QueryExecModeSimpleProtocol); err != nil {
+			return false, fmt.Errorf("generate %s: %w", tenantSchema(i), err)
+		}
+	}
+	return true, nil
 }
 
 // fillSQL fills a cloned schema. Values are the fixture's, in another order and with a
