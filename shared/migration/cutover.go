@@ -112,7 +112,7 @@ func (m *Mover) fenceGroup(ctx context.Context, blue *citus.Pool, shape string, 
 			if v.State == Fenced {
 				return nil, err
 			}
-			if err := m.setError(ctx, v, "a transaction of the tenant holds its tables for longer than the fence may wait; it is tried again"); err != nil {
+			if err := m.setError(ctx, v, "a transaction of the tenant, or maintenance such as VACUUM or CREATE INDEX, holds its tables for longer than the fence may wait; it is tried again"); err != nil {
 				return nil, err
 			}
 		case err != nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -81,6 +82,41 @@ func (m *Mover) arm(ctx context.Context, blue *citus.Pool, schema string) error 
 	})
 	if citus.StateOf(err) == lockNotAvailable {
 		return nil
+	}
+	return err
+}
+
+// sendVacuumAway ends what autovacuum does with the tables of these schemas. Its lock is in the way of a fence's and of
+// the barrier's, and it gives way only to who waits for a whole deadlock_timeout (1 s): too long with writers behind it.
+// So it is asked for with a lock that no writer minds, before. Other maintenance, which gives way to nobody, is waited
+// for no longer.
+func (m *Mover) sendVacuumAway(ctx context.Context, blue *citus.Pool, moves []Move) error {
+	var schemas []string
+	for _, v := range moves {
+		if v.State == Planned || v.State == CatchingUp { // the others have time, or cannot wait
+			schemas = append(schemas, v.Schema)
+		}
+	}
+	var (
+		tables   []string
+		patience int64
+	)
+	err := blue.QueryRow(ctx, `SELECT array_agg(DISTINCT format('%I.%I', n.nspname, c.relname)), (SELECT setting::bigint + 1000 FROM pg_settings WHERE name = 'deadlock_timeout')
+		FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		  AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted AND c.relkind = 'r' AND n.nspname = ANY ($1)`, schemas).Scan(&tables, &patience)
+	if err != nil || len(tables) == 0 {
+		return err
+	}
+	err = pgx.BeginFunc(ctx, blue, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = '%dms'`, patience)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `LOCK TABLE `+strings.Join(tables, ", ")+` IN SHARE UPDATE EXCLUSIVE MODE`)
+		return err
+	})
+	if citus.StateOf(err) == lockNotAvailable {
+		return nil // the fence says so
 	}
 	return err
 }

@@ -404,3 +404,52 @@ func spooledOps(t *testing.T, w *world, id tenant.ID) (ops string) {
 	}
 	return ops
 }
+
+// Autovacuum is at work on a tenant's table, and would be for minutes: it gives way, before anybody waits for the fence.
+func TestAutovacuumGivesWay(t *testing.T) {
+	t.Parallel()
+	for _, way := range []struct {
+		name string
+		cfg  migration.Config
+	}{{"ahead", quick}, {"online", online}} {
+		t.Run(way.name, func(t *testing.T) {
+			w := newWorld(t, citustest.New(t))
+			id := blueTenants(t, w, 2)[1]
+			table := blueSchema(id) + ".project"
+			_, err := w.Blue(t).Exec(t.Context(), `INSERT INTO `+table+` (tenant_id, id, name, created_at, updated_at) SELECT $1, gen_random_uuid(), i::text, now(), now() FROM generate_series(1, 5000) i`, id)
+			require.NoError(t, err)
+			execSQL(t, w.BlueAdmin, `ALTER SYSTEM SET autovacuum_naptime = '1s'`)
+			execSQL(t, w.BlueAdmin, `SELECT pg_reload_conf()`)
+			t.Cleanup(func() {
+				ctx := context.WithoutCancel(t.Context())
+				conn, err := pgx.Connect(ctx, w.BlueAdmin)
+				require.NoError(t, err)
+				defer func() { _ = conn.Close(ctx) }()
+				for _, sql := range []string{`ALTER SYSTEM RESET autovacuum_naptime`, `SELECT pg_reload_conf()`} {
+					_, err := conn.Exec(ctx, sql)
+					require.NoError(t, err)
+				}
+			})
+			execSQL(t, w.BlueAdmin, `SET coditect.mover = 'on'; ALTER TABLE `+table+` SET (autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)`)
+			execSQL(t, w.BlueAdmin, `UPDATE `+table+` SET name = name || '.'`)
+			working := func() (yes bool) {
+				require.NoError(t, w.Blue(t).QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted)`, table).Scan(&yes))
+				return yes
+			}
+			require.Eventually(t, working, 60*time.Second, 20*time.Millisecond)
+			traffic := writeOn(t, w, []tenant.ID{id})
+			held := false
+			w.Mover = migration.New(w.Migrator, w.Queue, way.cfg, migration.WithCrashPoints(func(at string) {
+				if at == "claimed" && working() {
+					held = true
+				}
+			}))
+			run := start(t, w, []tenant.ID{id}, 10)
+			w.drain(t)
+			status := inspect(t, w, run)
+			require.Equal(t, migration.Counts{migration.Green: 1}, status.Counts, "%+v", status.Failed)
+			require.False(t, held, "it had not given way when the move began")
+			traffic.check(t)
+		})
+	}
+}

@@ -170,7 +170,7 @@ func (o *onlineMove) later(ctx context.Context, err error) error {
 	case citus.StateOf(err) != lockNotAvailable:
 		return err
 	}
-	return o.m.setError(ctx, o.v, "a transaction of the tenant holds its tables for longer than the barrier may wait; it is tried again")
+	return o.m.setError(ctx, o.v, "a transaction of the tenant, or maintenance such as VACUUM or CREATE INDEX, holds its tables for longer than the barrier may wait; it is tried again")
 }
 
 // join puts the tenant's tables into the stream, behind the barrier, with nothing in green.
