@@ -161,7 +161,10 @@ BEGIN
                AND c.relkind = 'S' AND c.relname LIKE '%\_id\_seq' LOOP
         EXECUTE format('SELECT setval(%L, greatest(1, (SELECT max(id) FROM %I)))', serial.seq, serial.tab);
     END LOOP;
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO legacy_app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO legacy_app; GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO legacy_app', s, s, s);
+    -- By name: for ALL TABLES IN SCHEMA the server looks through all tables there are.
+    EXECUTE (SELECT format('GRANT USAGE ON SCHEMA %I TO legacy_app; GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO legacy_app; GRANT USAGE ON SEQUENCE %s TO legacy_app', s,
+            string_agg(c.oid::regclass::text, ', ') FILTER (WHERE c.relkind = 'r'), string_agg(c.oid::regclass::text, ', ') FILTER (WHERE c.relkind = 'S'))
+        FROM pg_depend d JOIN pg_class c ON c.oid = d.objid WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = s::regnamespace AND d.classid = 'pg_class'::regclass);
     INSERT INTO public.customers_client (schema_name, name, on_trial, created_on) VALUES (s, 'Tenant ' || s, false, now());
 END $f$`
 

@@ -101,11 +101,10 @@ func (m *Mover) preflight(ctx context.Context, p Plan) (Preflight, schedule, err
 }
 
 // contentOf estimates what a tenant's rows take. The size of small tables says little:
-// each has pages that are almost empty, and maps beside them, so the number of rows counts
-// where it is known.
+// each has a page that is almost empty, so the number of rows counts where it is known.
 func contentOf(e preflight.Estimate, tables int) int64 {
 	const (
-		emptyTable = 16 << 10 // a page of the heap and one of the TOAST table's index
+		emptyTable = 8 << 10 // a page of the heap
 		smallRow   = 512
 		small      = 2 << 20
 	)

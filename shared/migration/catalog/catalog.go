@@ -41,7 +41,7 @@ type Table struct {
 	Persistence      Persistence
 	ReplicaIdentity  string // d default, n nothing, f full, i index
 	Owner            string
-	Bytes            int64 // heap, TOAST and maps, without indexes
+	Bytes            int64 // heap and TOAST, without maps and indexes
 	Rows             int64 // estimate; -1 when the table was never analysed
 	RowSecurity      bool
 	ForceRowSecurity bool
@@ -141,7 +141,6 @@ type Sequence struct {
 	Min, Max  int64
 	Cache     int64
 	Cycle     bool
-	LastValue *int64 // nil: never called, or not ours to read
 	Table     string // the column that owns it, if any
 	Column    string
 }

@@ -9,7 +9,7 @@ FROM pg_namespace n WHERE n.nspname = ANY ($1)`
 
 const tableQuery = `
 SELECT n.nspname, c.oid, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-       pg_get_userbyid(c.relowner), coalesce(pg_table_size(c.oid), 0), c.reltuples::float8,
+       pg_get_userbyid(c.relowner), coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0), c.reltuples::float8,
        c.relrowsecurity, c.relforcerowsecurity,
        (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid),
        ARRAY(SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid ORDER BY i.inhseqno),
@@ -66,7 +66,6 @@ ORDER BY i.indrelid, ic.relname`
 
 const sequenceQuery = `
 SELECT n.nspname, c.relname, format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle,
-       CASE WHEN has_sequence_privilege(c.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(c.oid) END,
        coalesce(t.relname, ''), coalesce(a.attname, '')
 FROM pg_namespace n
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'S'

@@ -3,9 +3,12 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 )
 
 // Beginner is a *pgxpool.Pool, a *pgx.Conn or a pgx.Tx.
@@ -13,21 +16,44 @@ type Beginner interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// Read reads the structure of the schemas named, in two round trips however many
-// there are. Schemas that do not exist are missing in the result.
+// Read reads the structure of the schemas named, in a few round trips however many
+// there are; of many, two parts at the same time where db is a pool. Schemas that do not
+// exist are missing in the result.
 func Read(ctx context.Context, db Beginner, schemas []string) (*Catalog, error) {
-	tx, err := db.Begin(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("catalog: %w", err)
+	const many = 100
+	parts := []*reader{newReader()}
+	if _, isPool := db.(interface{ Stat() *pgxpool.Stat }); isPool && len(schemas) >= many {
+		parts = append(parts, newReader())
 	}
-	// Never committed: inside a caller's transaction this also gives back its search_path.
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	r := &reader{
+	g, reading := errgroup.WithContext(ctx)
+	for i, r := range parts {
+		g.Go(func() error {
+			return r.read(reading, db, schemas[len(schemas)*i/len(parts):len(schemas)*(i+1)/len(parts)])
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("catalog: read the structure of %d schemas: %w", len(schemas), err)
+	}
+	whole := parts[0]
+	for _, r := range parts[1:] {
+		maps.Copy(whole.cat.Schemas, r.cat.Schemas)
+	}
+	if err := whole.readTypes(ctx, db); err != nil {
+		return nil, fmt.Errorf("catalog: read the types: %w", err)
+	}
+	return whole.cat, nil
+}
+
+func newReader() *reader {
+	return &reader{
 		cat:    &Catalog{Schemas: map[string]*Schema{}, Types: map[uint32]*Type{}},
 		tables: map[uint32]*Table{}, home: map[uint32]string{},
 	}
+}
+
+// read reads everything of the schemas but their types.
+func (r *reader) read(ctx context.Context, db Beginner, schemas []string) error {
 	batch := &pgx.Batch{}
-	batch.Queue("SELECT set_config('search_path', '', true), set_config('statement_timeout', '0', true)")
 	for _, q := range []struct {
 		sql  string
 		scan func(pgx.Rows) error
@@ -38,11 +64,28 @@ func Read(ctx context.Context, db Beginner, schemas []string) (*Catalog, error) 
 	} {
 		batch.Queue(q.sql, schemas).Query(each(q.scan))
 	}
+	return inOrder(ctx, db, batch)
+}
+
+// readTypes reads all types, and gives those of the schemas that were read to them.
+func (r *reader) readTypes(ctx context.Context, db Beginner) error {
+	batch := &pgx.Batch{}
 	batch.Queue(typeQuery).Query(each(r.typ))
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, fmt.Errorf("catalog: read the structure of %d schemas: %w", len(schemas), err)
+	return inOrder(ctx, db, batch)
+}
+
+// inOrder runs queries that print every name outside pg_catalog with its schema.
+func inOrder(ctx context.Context, db Beginner, queries *pgx.Batch) error {
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		return err
 	}
-	return r.cat, nil
+	// Never committed: inside a caller's transaction this also gives back its search_path.
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, "SELECT set_config('search_path', '', true), set_config('statement_timeout', '0', true)"); err != nil {
+		return err
+	}
+	return tx.SendBatch(ctx, queries).Close()
 }
 
 func each(scan func(pgx.Rows) error) func(pgx.Rows) error {
@@ -169,7 +212,7 @@ func (r *reader) sequence(rows pgx.Rows) error {
 	q := &Sequence{}
 	var schema string
 	if err := rows.Scan(&schema, &q.Name, &q.DataType, &q.Start, &q.Increment, &q.Min, &q.Max, &q.Cache, &q.Cycle,
-		&q.LastValue, &q.Table, &q.Column); err != nil {
+		&q.Table, &q.Column); err != nil {
 		return err
 	}
 	q.Name, q.DataType, q.Table, q.Column = r.intern(q.Name), r.intern(q.DataType), r.intern(q.Table), r.intern(q.Column)
