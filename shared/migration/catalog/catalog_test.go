@@ -2,10 +2,12 @@ package catalog_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/coditect/platform/shared/migration/catalog"
@@ -116,6 +118,40 @@ func TestNamesDoNotCount(t *testing.T) {
 	types := cat.Schemas["it's"].Types
 	require.Equal(t, []string{"sad", "it's ok", "happy"}, types[1].Labels)
 	require.Equal(t, "AS text DEFAULT 'a@b'::text NOT NULL CONSTRAINT has_at CHECK ((VALUE ~ '@'::text))", types[0].Definition)
+}
+
+// Many schemas are read in parts; the structure of each is what it is when it is read alone.
+func TestManyAreReadAsOne(t *testing.T) {
+	conn := catalogtest.Blue(t, `CREATE SCHEMA shared; CREATE TABLE shared.kind (a int, b int, PRIMARY KEY (b, a))`)
+	var names []string
+	for i := range 120 {
+		names = append(names, fmt.Sprintf("t%03d", i))
+		catalogtest.Exec(t, conn, strings.ReplaceAll(`CREATE SCHEMA SELF; CREATE TYPE SELF.mood AS ENUM ('sad');
+			CREATE TABLE SELF.one (id int PRIMARY KEY, dropped int, x int, y int, m SELF.mood, FOREIGN KEY (y, x) REFERENCES shared.kind, CONSTRAINT whole CHECK (one IS NOT NULL), CHECK (tableoid > 0));
+			ALTER TABLE SELF.one DROP COLUMN dropped;
+			CREATE TABLE SELF.two (id int PRIMARY KEY, one int, also int, FOREIGN KEY (one) REFERENCES SELF.one ON DELETE SET NULL (one))`, "SELF", names[i]))
+	}
+	pool, err := pgxpool.New(t.Context(), conn.Config().ConnString())
+	require.NoError(t, err)
+	defer pool.Close()
+	cat, err := catalog.Read(t.Context(), pool, append([]string{"shared"}, names...))
+	require.NoError(t, err)
+	require.Len(t, cat.Schemas, 121)
+	for _, n := range names {
+		s := cat.Schemas[n]
+		require.Len(t, s.Types, 1, n)
+		one, two := s.Table("one"), s.Table("two")
+		require.Len(t, one.Constraints, 4)
+		fk := one.Constraints[slices.IndexFunc(one.Constraints, func(k *catalog.Constraint) bool { return k.Type == catalog.ForeignKey })]
+		require.Equal(t, []string{"y", "x"}, fk.Columns)
+		require.Equal(t, []string{"b", "a"}, fk.RefColumns)
+		require.Equal(t, "shared", fk.RefSchema)
+		fk = two.Constraints[slices.IndexFunc(two.Constraints, func(k *catalog.Constraint) bool { return k.Type == catalog.ForeignKey })]
+		require.Equal(t, []string{"one"}, fk.Columns)
+		require.Equal(t, []string{"id"}, fk.RefColumns)
+		require.Equal(t, []string{"one"}, fk.DeleteColumns)
+		require.Equal(t, cat.Schemas["t000"].Fingerprint(), s.Fingerprint())
+	}
 }
 
 func TestDiffSaysWhatDiffers(t *testing.T) {

@@ -10,11 +10,10 @@ FROM pg_namespace n WHERE n.nspname = ANY ($1)`
 const tableQuery = `
 SELECT n.nspname, c.oid, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text,
        pg_get_userbyid(c.relowner), coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0), c.reltuples::float8,
-       c.relrowsecurity, c.relforcerowsecurity,
-       (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid),
-       ARRAY(SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = c.oid ORDER BY i.inhseqno),
-       c.relispartition
+       c.relrowsecurity, c.relforcerowsecurity, coalesce(p.policies, 0), coalesce(i.parents, '{}'), c.relispartition
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN (SELECT polrelid, count(*) AS policies FROM pg_policy GROUP BY 1) p ON p.polrelid = c.oid
+LEFT JOIN (SELECT inhrelid, array_agg(inhparent::regclass::text ORDER BY inhseqno) AS parents FROM pg_inherits GROUP BY 1) i ON i.inhrelid = c.oid
 WHERE n.nspname = ANY ($1) AND c.relkind IN ('r', 'p', 'f')
 ORDER BY c.relname`
 
@@ -33,18 +32,15 @@ LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE n.nspname = ANY ($1)
 ORDER BY a.attrelid, a.attnum`
 
+// Columns are numbers, which the reader knows; those of a table of another schema, which it may not read, come with their names.
 const constraintQuery = `
-SELECT k.conrelid, k.conname, k.contype::text,
-       ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY u(num, pos)
-             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num ORDER BY u.pos),
+SELECT k.conrelid, k.conname, k.contype::text, coalesce(k.conkey, '{}'),
        coalesce(pg_get_constraintdef(k.oid), ''), k.condeferrable, k.condeferred, k.convalidated,
-       coalesce(fn.nspname, ''), coalesce(fc.relname, ''),
-       ARRAY(SELECT a.attname FROM unnest(k.confkey) WITH ORDINALITY u(num, pos)
-             JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.pos),
-       k.confdeltype::text, k.confupdtype::text,
-       ARRAY(SELECT a.attname FROM unnest(k.confdelsetcols) u(num)
-             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num ORDER BY a.attnum),
-       k.confmatchtype = 'f'
+       coalesce(fn.nspname, ''), coalesce(fc.relname, ''), k.confrelid, coalesce(k.confkey, '{}'),
+       CASE WHEN fc.relnamespace <> c.relnamespace THEN
+            ARRAY(SELECT a.attname FROM unnest(k.confkey) WITH ORDINALITY u(num, pos)
+                  JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.pos) ELSE '{}' END,
+       k.confdeltype::text, k.confupdtype::text, coalesce(k.confdelsetcols, '{}'), k.confmatchtype = 'f'
 FROM pg_namespace n
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'f')
 JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype IN ('p', 'u', 'c', 'x', 'f')

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -171,20 +172,49 @@ func (r *reader) column(rows pgx.Rows) error {
 
 func (r *reader) constraint(rows pgx.Rows) error {
 	k := &Constraint{}
-	var table uint32
-	if err := rows.Scan(&table, &k.Name, &k.Type, &k.Columns, &k.Definition, &k.Deferrable, &k.Deferred, &k.Validated,
-		&k.RefSchema, &k.RefTable, &k.RefColumns, &k.OnDelete, &k.OnUpdate, &k.DeleteColumns, &k.MatchFull); err != nil {
+	var (
+		table, ref             uint32
+		columns, refs, deleted []int16
+	)
+	if err := rows.Scan(&table, &k.Name, &k.Type, &columns, &k.Definition, &k.Deferrable, &k.Deferred, &k.Validated,
+		&k.RefSchema, &k.RefTable, &ref, &refs, &k.RefColumns, &k.OnDelete, &k.OnUpdate, &deleted, &k.MatchFull); err != nil {
 		return err
+	}
+	slices.Sort(deleted)
+	var known, refKnown bool
+	k.Columns, known = r.names(table, columns)
+	k.DeleteColumns, _ = r.names(table, deleted)
+	if refKnown = len(k.RefColumns) == len(refs); !refKnown {
+		k.RefColumns, refKnown = r.names(ref, refs)
 	}
 	k.Name, k.Definition = r.intern(k.Name), r.own(k.Definition, table)
 	if k.Type == ForeignKey && k.RefSchema == r.home[table] {
 		k.RefSchema = Self
 	}
 	// PostgreSQL prints definitions as of now, rows as of the query's start: a dropped one has none.
-	if t := r.tables[table]; t != nil && k.Definition != "" {
+	if t := r.tables[table]; t != nil && k.Definition != "" && known && refKnown {
 		t.Constraints = append(t.Constraints, k)
 	}
 	return nil
+}
+
+// names returns the names of a table's columns, and whether all are known.
+func (r *reader) names(table uint32, numbers []int16) (names []string, all bool) {
+	t := r.tables[table]
+	for _, n := range numbers {
+		if n <= 0 {
+			continue // a system column, or a whole row that a CHECK looks at
+		}
+		i := -1
+		if t != nil {
+			i = slices.IndexFunc(t.Columns, func(c *Column) bool { return c.Num == n })
+		}
+		if i < 0 {
+			return nil, false
+		}
+		names = append(names, t.Columns[i].Name)
+	}
+	return names, true
 }
 
 func (r *reader) index(rows pgx.Rows) error {
