@@ -276,6 +276,26 @@ func TestBodyAtTheLimitIsTaken(t *testing.T) {
 	require.Equal(t, "body_too_large", problemOf(t, w).Code)
 }
 
+// An API that may take longer than the server lets a connection write moves that limit.
+func TestALateAnswerGetsOut(t *testing.T) {
+	a, _ := newAPI(t, edge.Config{Deadline: time.Minute})
+	late := make(chan struct{})
+	edge.Register(a, edge.Operation{ID: "late", Method: "GET", Path: "/late", Scope: edge.Public, Status: 204}, func(ctx context.Context, _ auth.Principal, _ *struct{}) (*struct{}, error) {
+		<-late
+		return nil, nil
+	})
+	const limit = 20 * time.Millisecond
+	srv := httptest.NewUnstartedServer(a)
+	srv.Config.WriteTimeout = limit
+	srv.Start()
+	defer srv.Close()
+	time.AfterFunc(10*limit, func() { close(late) })
+	resp, err := srv.Client().Get(srv.URL + "/late")
+	require.NoError(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	require.Equal(t, 204, resp.StatusCode)
+}
+
 func TestFaultsBecomeStatuses(t *testing.T) {
 	a, log := newAPI(t, edge.Config{Deadline: 20 * time.Millisecond})
 	for kind, status := range map[fault.Kind]int{

@@ -74,6 +74,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	deadline, cancel := context.WithDeadline(r.Context(), start.Add(a.cfg.Deadline))
 	defer cancel()
+	if a.cfg.Deadline > DefaultDeadline {
+		// Else the server closes the connection before the answer. What is no connection has no deadline.
+		_ = http.NewResponseController(w).SetWriteDeadline(start.Add(a.cfg.Deadline + answerTime))
+	}
 	req := &request{id: requestID(r.Header), trace: traceID(r.Header), path: r.URL.Path}
 	req.rec.ResponseWriter = w
 	req.ctx = requestContext{deadline, req}

@@ -14,11 +14,12 @@ import (
 )
 
 // The limits of a connection. WriteTimeout is past the deadline of a request,
-// so that an answer about the deadline still gets out.
+// so that an answer about the deadline still gets out; an API whose deadline is later moves it.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 30 * time.Second
-	writeTimeout      = DefaultDeadline + 10*time.Second
+	writeTimeout      = DefaultDeadline + answerTime
+	answerTime        = 10 * time.Second
 	idleTimeout       = 620 * time.Second // past the load balancer's 600 s, else it meets closed connections
 	maxHeaderBytes    = 64 << 10
 	drainTime         = 8 * time.Second // Cloud Run kills 10 s after SIGTERM
