@@ -221,11 +221,11 @@ func (f api) rollback(ctx context.Context, p auth.Principal, in *tenantInput) (*
 	return nil, f.mover.Rollback(ctx, in.ID, in.Tenant, p.Subject)
 }
 
-func (f api) sweep(ctx context.Context, p auth.Principal, _ *struct{}) (*sweptOutput, error) {
+func (f api) sweep(ctx context.Context, p auth.Principal, in *sweepInput) (*sweptOutput, error) {
 	if err := operatorsOnly(p); err != nil {
 		return nil, err
 	}
-	s, err := f.mover.Sweep(ctx, f.patience)
+	s, err := f.mover.SweepFor(ctx, f.patience, time.Duration(in.Seconds)*time.Second)
 	for _, a := range s.Alarms {
 		message, level := "lag alarm", slog.LevelError
 		if a.Over {

@@ -80,6 +80,7 @@ func TestAnOperatorFinalises(t *testing.T) {
 	require.NotEmpty(t, done["dropped_at"])
 	swept, _ := w.Do(200, w.operator, "POST", "/sweep", "")
 	require.EqualValues(t, 0, swept["finalised"])
+	w.Refused(422, "invalid_field", w.operator, "POST", "/sweep?seconds=241", "")
 	history, _ := w.Do(200, w.operator, "GET", "/runs/"+started["id"].(string)+"/history", "")
 	require.Len(t, history["pauses"], 11)
 	w.Refused(404, "run_not_found", w.operator, "GET", "/runs/"+tenant.NewID().String()+"/history", "")

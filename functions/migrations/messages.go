@@ -181,6 +181,10 @@ type eventPosition struct {
 	After int64 `json:"a"`
 }
 
+type sweepInput struct {
+	Seconds int `query:"seconds" default:"0" minimum:"0" maximum:"240" doc:"Go on for about so long, with a sweep every five seconds; 0: one. Cloud Scheduler, which calls no more often than once a minute, asks for 55."`
+}
+
 type sweptOutput struct{ Body migration.Swept }
 
 // changed runs one of the changes of a run's state.

@@ -372,6 +372,27 @@ func TestChangesComeBackWithTheSweep(t *testing.T) {
 	})
 }
 
+// A scheduler that calls once a minute asks for a sweep that goes on: what the first one leaves a
+// moment, because somebody may be at work on it, the next one finds.
+func TestASweepGoesOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, citustest.New(t))
+	ids := blueTenants(t, w, 1)
+	run := start(t, w, ids, 10)
+	w.drain(t)
+	dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+		if at == "blue's gate told" {
+			panic(crashed{at})
+		}
+	}))
+	require.PanicsWithValue(t, crashed{"blue's gate told"}, func() { _ = dying.Rollback(t.Context(), run.ID, ids[0], "test") })
+	require.NotEmpty(t, fenceOf(t, w, ids[0]))
+	swept, err := w.Mover.SweepFor(t.Context(), 0, 6*time.Second)
+	require.NoError(t, err)
+	require.Equal(t, 1, swept.Lifted)
+	require.Empty(t, fenceOf(t, w, ids[0]))
+}
+
 // A tenant that is written without a break does not hold the sweep up: others may be waiting for
 // it with their fences.
 func TestReverseDoesNotRunAfterWriters(t *testing.T) {

@@ -25,12 +25,35 @@ type Swept struct {
 	Alarms []LagAlarm `json:"alarms,omitempty"` // that have begun or ended
 }
 
+// SweepFor sweeps every five seconds for about as long as d, and at least once. It is for schedulers whose shortest
+// interval is a minute. It returns all that was found; the error is that of the last sweep.
+func (m *Mover) SweepFor(ctx context.Context, patience, d time.Duration) (all Swept, err error) {
+	for until := m.now().Add(d); ; {
+		var s Swept
+		s, err = m.Sweep(ctx, patience)
+		all.add(s)
+		if !m.now().Add(sweepEvery).Before(until) {
+			return all, err
+		}
+		if wait := m.wait(ctx, sweepEvery); wait != nil {
+			return all, err
+		}
+	}
+}
+
+const sweepEvery = 5 * time.Second
+
+func (s *Swept) add(t Swept) {
+	s.Enqueued, s.Lifted, s.Finished, s.Finalised = s.Enqueued+t.Enqueued, s.Lifted+t.Lifted, s.Finished+t.Finished, s.Finalised+t.Finalised
+	s.Returned, s.Erased, s.Reversed, s.Alarms = s.Returned+t.Returned, s.Erased+t.Erased, s.Reversed+t.Reversed, append(s.Alarms, t.Alarms...)
+}
+
 // wakeAtOnce is how many batches of a silent run a sweep enqueues: enough to get it
 // going again, and not a million tasks that are already in the queue.
 const wakeAtOnce = 16
 
-// Sweep does what a crash has left undone. Call it every few seconds: Cloud Scheduler
-// does in production. Two sweeps at once are harmless. Three kinds of batches are
+// Sweep does what a crash has left undone. Call it every few seconds: with [Mover.SweepFor]
+// Cloud Scheduler does in production. Two sweeps at once are harmless. Three kinds of batches are
 // enqueued again: one whose step died, at once, when its lease has run out; one in which
 // tenants may be fenced, in a paused run too, and nobody has been at work for longer than
 // patience; and some of a run in which nobody has been at work at all for as long, because
