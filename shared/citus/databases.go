@@ -71,6 +71,7 @@ type Databases struct {
 	dsn map[string]string
 
 	durable atomic.Bool
+	uses    atomic.Int64 // of a connection; 0: as many as there are
 
 	mu    sync.Mutex
 	pools map[string]*Pool
@@ -169,7 +170,7 @@ func (d *Databases) Pool(ctx context.Context, name string) (*Pool, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "coditect"
 	}
-	cfg.AfterConnect = d.connected
+	cfg.AfterConnect, cfg.PrepareConn = d.connected, d.fresh
 	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), cfg)
 	if err != nil {
 		return nil, fmt.Errorf("citus: database %q: %w", name, err)
@@ -214,6 +215,24 @@ func (d *Databases) connected(ctx context.Context, conn *pgx.Conn) error {
 	}
 	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'`, pgx.QueryExecModeSimpleProtocol)
 	return err
+}
+
+// RetireAfter has a connection closed when it has been acquired so often. A server process keeps what it has read of
+// every table that it ever looked at, tens of kilobytes for each, and gives nothing back: whoever goes through the
+// schemas of thousands of tenants must begin anew now and then, or it takes the server's memory.
+func (d *Databases) RetireAfter(uses int64) { d.uses.Store(uses) }
+
+// fresh counts the uses of a connection and reports whether it may have another one.
+func (d *Databases) fresh(_ context.Context, conn *pgx.Conn) (bool, error) {
+	most := d.uses.Load()
+	if most == 0 {
+		return true, nil
+	}
+	const key = "uses"
+	data := conn.PgConn().CustomData()
+	n, _ := data[key].(int64)
+	data[key] = n + 1
+	return n < most, nil
 }
 
 // Control returns the pool of the green database for its control tables. Their

@@ -10,6 +10,31 @@ import (
 	"github.com/coditect/platform/shared/citus/citustest"
 )
 
+// A connection ends after so many uses, and nobody who uses the pool notices.
+func TestConnectionsRetire(t *testing.T) {
+	dbs, err := citus.Open(t.Context(), citus.Config{Green: citustest.New(t).Config.Green})
+	require.NoError(t, err)
+	t.Cleanup(dbs.Close)
+	green, err := dbs.Control(t.Context())
+	require.NoError(t, err)
+	used := func(n int) map[int]int {
+		by := map[int]int{}
+		for range n {
+			var pid int
+			require.NoError(t, green.QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&pid))
+			by[pid]++
+		}
+		return by
+	}
+	require.Len(t, used(100), 1)
+	dbs.RetireAfter(10)
+	by := used(100)
+	require.Len(t, by, 10)
+	for _, n := range by {
+		require.Equal(t, 10, n)
+	}
+}
+
 // Where a server does not wait until a commit is on its disk, those who need that wait; where
 // commits wait for more than that, it stays so.
 func TestCommitDurably(t *testing.T) {
