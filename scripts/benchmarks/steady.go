@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,32 +38,63 @@ type steadyLoad struct {
 	rate    float64 // changes a second
 	markers []uuid.UUID
 
-	mu      sync.Mutex
-	commits [][]commit // by writer
-	lags    []float64  // milliseconds
-	spools  []float64
+	commits       [][]commit // by writer
+	counts        []seenCount
+	spools        []seenSpool
+	lags, spooled []float64 // milliseconds
 }
 
 // commit is one transaction of a writer.
 type commit struct {
-	sent time.Time // just before COMMIT was
+	sent time.Time // just before it was committed
 	end  int64     // where blue's WAL was afterwards
 }
 
-// steadyChange does one transaction's changes but for the marker's update, as [apply.change] does.
-const steadyChange = `CREATE FUNCTION public.bench_change(tenant uuid, marker uuid, count bigint, n int) RETURNS void LANGUAGE plpgsql AS $f$
-DECLARE k uuid;
+// seenCount is a writer's count that was new in green.
+type seenCount struct {
+	at            time.Time
+	writer, count int
+}
+
+// seenSpool is how far the spool was.
+type seenSpool struct {
+	at  time.Time
+	end int64
+}
+
+// steadyWriter is a writer: changes as [apply.change] makes them, committed at a pace; what it is late with it makes up
+// for. It runs in the server, so that the load takes little more of the machine than the changes themselves. Each writer
+// changes rows of its own part of the keys, for two must not wait for each other.
+const steadyWriter = `
+CREATE UNLOGGED TABLE public.bench_commit (marker uuid, count bigint, sent timestamptz, lsn bigint);
+CREATE PROCEDURE public.bench_write(tenant uuid, marker uuid, part int, parts int, every interval, lasting interval, n int) LANGUAGE plpgsql AS $p$
+DECLARE
+	began timestamptz := clock_timestamp();
+	sent timestamptz;
+	due interval;
+	count bigint := 0;
+	k uuid;
+	upto uuid := CASE WHEN part + 1 < parts THEN lpad(to_hex(256 * (part + 1) / parts), 2, '0') || repeat('0', 30) ELSE repeat('f', 32) END::uuid;
 BEGIN
-	INSERT INTO %[1]s.task (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at)
-		SELECT tenant, gen_random_uuid(), tenant, 'New ' || count, repeat(md5(j::text), 8), 'todo', 0, now(), now() FROM generate_series(1, 2 * n) j;
-	k := gen_random_uuid();
-	UPDATE %[1]s.task SET title = title || '.', version = version + 1
-		WHERE tenant_id = tenant AND id IN (SELECT id FROM %[1]s.task WHERE tenant_id = tenant AND id > k AND priority = 0 ORDER BY id LIMIT 2 * n - 1 FOR UPDATE SKIP LOCKED);
-	k := gen_random_uuid();
-	DELETE FROM %[1]s.task
-		WHERE tenant_id = tenant AND id IN (SELECT id FROM %[1]s.task WHERE tenant_id = tenant AND id > k AND priority = 0 ORDER BY id LIMIT n FOR UPDATE SKIP LOCKED);
-	UPDATE %[1]s.task SET title = count::text WHERE tenant_id = tenant AND id = marker;
-END $f$`
+	LOOP
+		due := every * count + every * part / parts;
+		EXIT WHEN due >= lasting OR clock_timestamp() - began >= lasting;
+		PERFORM pg_sleep(extract(epoch FROM began + due - clock_timestamp())) WHERE began + due > clock_timestamp();
+		count := count + 1;
+		INSERT INTO %[1]s.task (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at)
+			SELECT tenant, gen_random_uuid(), tenant, 'New ' || count, repeat(md5(j::text), 8), 'todo', 0, now(), now() FROM generate_series(1, 2 * n) j;
+		k := overlay(gen_random_uuid()::text PLACING lpad(to_hex((256 * (part + random() * 0.95) / parts)::int), 2, '0') FROM 1)::uuid;
+		UPDATE %[1]s.task SET title = title || '.', version = version + 1
+			WHERE tenant_id = tenant AND id IN (SELECT id FROM %[1]s.task WHERE tenant_id = tenant AND id > k AND id < upto AND priority = 0 ORDER BY id LIMIT 2 * n - 1);
+		k := overlay(gen_random_uuid()::text PLACING lpad(to_hex((256 * (part + random() * 0.95) / parts)::int), 2, '0') FROM 1)::uuid;
+		DELETE FROM %[1]s.task
+			WHERE tenant_id = tenant AND id IN (SELECT id FROM %[1]s.task WHERE tenant_id = tenant AND id > k AND id < upto AND priority = 0 ORDER BY id LIMIT n);
+		UPDATE %[1]s.task SET title = count::text WHERE tenant_id = tenant AND id = marker;
+		sent := clock_timestamp();
+		COMMIT;
+		INSERT INTO public.bench_commit VALUES (marker, count, sent, pg_current_wal_insert_lsn() - '0/0');
+	END LOOP;
+END $p$`
 
 // steady lets a tenant follow blue for a while under a steady load and measures the lag. Its run is held, so no
 // fence goes up before the load has ended; then it is let go.
@@ -134,9 +164,9 @@ func (o *apply) steady(ctx context.Context, b *bench, p *platform, admin *citus.
 		commits += len(c)
 	}
 	return steadyLag{
-		How:     "from just before COMMIT was sent to blue until the row was seen in green, of every commit; green was asked every few ms. The run is held. The mover and the receiver are one process here",
+		How:     "from just before a transaction was committed in blue until it was seen in green, of every commit; green was asked every few ms. The writers run in the server, each at its pace. The run is held. The mover and the receiver are one process here",
 		Seconds: o.steadyFor.Seconds(), Asked: round(rate, 0), Reached: round(float64(commits*o.perCommit)/o.steadyFor.Seconds(), 0), Commits: commits,
-		Lag: spreadOf(l.lags), Spool: spreadOf(l.spools), Moved: round(time.Since(began).Seconds(), 1),
+		Lag: spreadOf(l.lags), Spool: spreadOf(l.spooled), Moved: round(time.Since(began).Seconds(), 1),
 	}, nil
 }
 
@@ -153,7 +183,7 @@ func (l *steadyLoad) nobodyReceives(ctx context.Context) error {
 	}
 }
 
-// mark makes the writers' rows and the function that they call.
+// mark makes the writers' rows and the procedure that they call.
 func (l *steadyLoad) mark(ctx context.Context, blue *pgx.Conn) error {
 	for range l.commits {
 		m := uuid.New()
@@ -162,27 +192,31 @@ func (l *steadyLoad) mark(ctx context.Context, blue *pgx.Conn) error {
 			return err
 		}
 	}
-	_, err := blue.Exec(ctx, fmt.Sprintf(steadyChange, l.schema))
+	_, err := blue.Exec(ctx, fmt.Sprintf(steadyWriter, l.schema), pgx.QueryExecModeSimpleProtocol)
 	return err
 }
 
 // run writes, watches, and returns when green has shown everything.
 func (l *steadyLoad) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, running := errgroup.WithContext(ctx)
 	written := make(chan struct{})
 	g.Go(func() error {
 		defer close(written)
-		g, ctx := errgroup.WithContext(ctx)
+		g, ctx := errgroup.WithContext(running)
 		for n := range l.markers {
 			g.Go(func() error { return l.write(ctx, n) })
 		}
 		return g.Wait()
 	})
-	g.Go(func() error { return l.watch(ctx, written) })
-	return g.Wait()
+	g.Go(func() error { return l.watch(running, written) })
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	l.evaluate()
+	return nil
 }
 
-// write commits at the writer's part of the rate. What it is late with it makes up for.
+// write is one writer, and reads afterwards what it has committed.
 func (l *steadyLoad) write(ctx context.Context, n int) error {
 	conn, err := pgx.Connect(ctx, l.p.blueDSN("postgres"))
 	if err != nil {
@@ -190,40 +224,18 @@ func (l *steadyLoad) write(ctx context.Context, n int) error {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	every := time.Duration(float64(time.Second) * float64(l.apply.perCommit*len(l.markers)) / l.rate)
-	began := time.Now().Add(every * time.Duration(n) / time.Duration(len(l.markers)))
-	for count := 1; ; count++ {
-		due := began.Add(every * time.Duration(count-1))
-		if due.Sub(began) >= l.apply.steadyFor || time.Since(began) >= l.apply.steadyFor {
-			return nil
-		}
-		if wait := time.Until(due); wait > 0 {
-			if err := sleep(ctx, wait); err != nil {
-				return err
-			}
-		}
-		if _, err := conn.Exec(ctx, `BEGIN`); err != nil {
-			return err
-		}
-		if _, err := conn.Exec(ctx, `SELECT public.bench_change($1, $2, $3, $4)`, l.id, l.markers[n], count, l.apply.perCommit/5); err != nil {
-			return err
-		}
-		c := commit{sent: time.Now()}
-		b := &pgx.Batch{}
-		b.Queue(`COMMIT`)
-		b.Queue(`SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint`).QueryRow(func(row pgx.Row) error { return row.Scan(&c.end) })
-		l.mu.Lock() // before it is sent: the watcher may see the commit before its answer comes
-		l.commits[n] = append(l.commits[n], c)
-		l.mu.Unlock()
-		if err := conn.SendBatch(ctx, b).Close(); err != nil {
-			return err
-		}
-		l.mu.Lock()
-		l.commits[n][count-1].end = c.end
-		l.mu.Unlock()
+	if _, err := conn.Exec(ctx, `CALL public.bench_write($1, $2, $3, $4, $5, $6, $7)`, l.id, l.markers[n], n, len(l.markers), every, l.apply.steadyFor, l.apply.perCommit/5); err != nil {
+		return err
 	}
+	rows, err := conn.Query(ctx, `SELECT sent, lsn FROM public.bench_commit WHERE marker = $1 ORDER BY count`, l.markers[n])
+	if err != nil {
+		return err
+	}
+	l.commits[n], err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c commit, err error) { return c, row.Scan(&c.sent, &c.end) })
+	return err
 }
 
-const watchEvery = 3 * time.Millisecond
+const watchEvery = 5 * time.Millisecond
 
 // watch looks which commits green has, and blue's spool, until it has all.
 func (l *steadyLoad) watch(ctx context.Context, written <-chan struct{}) error {
@@ -232,7 +244,7 @@ func (l *steadyLoad) watch(ctx context.Context, written <-chan struct{}) error {
 		return err
 	}
 	defer func() { _ = green.Close(context.WithoutCancel(ctx)) }()
-	seen, inSpool := make([]int, len(l.markers)), make([]int, len(l.markers))
+	seen := make([]int, len(l.markers))
 	for patience := time.Now().Add(l.apply.steadyFor + time.Minute); ; {
 		over := false
 		select {
@@ -240,20 +252,20 @@ func (l *steadyLoad) watch(ctx context.Context, written <-chan struct{}) error {
 			over = true
 		default:
 		}
-		if err := l.look(ctx, green, seen, inSpool); err != nil {
+		if err := l.look(ctx, green, seen); err != nil {
 			return err
 		}
-		left := 0
-		l.mu.Lock()
-		for n := range seen {
-			left += len(l.commits[n]) - seen[n]
-		}
-		l.mu.Unlock()
-		if over && left == 0 {
-			return nil
-		}
-		if time.Now().After(patience) {
-			return fmt.Errorf("%d commits have not come to green a minute after the last", left)
+		if over {
+			left := 0
+			for n := range seen {
+				left += len(l.commits[n]) - seen[n]
+			}
+			if left == 0 {
+				return nil
+			}
+			if time.Now().After(patience) {
+				return fmt.Errorf("%d commits have not come to green a minute after the last", left)
+			}
 		}
 		if err := sleep(ctx, watchEvery); err != nil {
 			return err
@@ -261,8 +273,8 @@ func (l *steadyLoad) watch(ctx context.Context, written <-chan struct{}) error {
 	}
 }
 
-// look notes the commits that are new in green and in the spool.
-func (l *steadyLoad) look(ctx context.Context, green *pgx.Conn, seen, inSpool []int) error {
+// look notes the commits that are new in green, and how far the spool is.
+func (l *steadyLoad) look(ctx context.Context, green *pgx.Conn, seen []int) error {
 	titles := map[uuid.UUID]string{}
 	rows, err := green.Query(ctx, `SELECT id, title FROM app.task WHERE tenant_id = $1 AND id = ANY($2)`, l.id, l.markers)
 	if err != nil {
@@ -277,27 +289,41 @@ func (l *steadyLoad) look(ctx context.Context, green *pgx.Conn, seen, inSpool []
 		return err
 	}
 	at := time.Now()
-	if err := green.QueryRow(ctx, `SELECT coalesce(max(spooled), 0) FROM control.lane`).Scan(&spooled); err != nil {
-		return err
-	}
-	atSpool := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for n, m := range l.markers {
 		count, err := strconv.Atoi(titles[m])
 		if err != nil {
 			return fmt.Errorf("the marker's title is %q: %w", titles[m], err)
 		}
-		for ; seen[n] < count; seen[n]++ {
-			l.lags = append(l.lags, milliseconds(at.Sub(l.commits[n][seen[n]].sent)))
-		}
-		for ; inSpool[n] < len(l.commits[n]); inSpool[n]++ {
-			c := l.commits[n][inSpool[n]]
-			if c.end == 0 || c.end > spooled {
-				break
-			}
-			l.spools = append(l.spools, milliseconds(atSpool.Sub(c.sent)))
+		if count > seen[n] {
+			l.counts = append(l.counts, seenCount{at, n, count})
+			seen[n] = count
 		}
 	}
+	if err := green.QueryRow(ctx, `SELECT coalesce(max(spooled), 0) FROM control.lane`).Scan(&spooled); err != nil {
+		return err
+	}
+	l.spools = append(l.spools, seenSpool{time.Now(), spooled})
 	return nil
+}
+
+// evaluate works out the lag of every commit.
+func (l *steadyLoad) evaluate() {
+	done := make([]int, len(l.commits))
+	for _, c := range l.counts {
+		for ; done[c.writer] < c.count; done[c.writer]++ {
+			l.lags = append(l.lags, milliseconds(c.at.Sub(l.commits[c.writer][done[c.writer]].sent)))
+		}
+	}
+	for _, commits := range l.commits {
+		i := 0
+		for _, c := range commits {
+			for i < len(l.spools) && (l.spools[i].end < c.end || l.spools[i].at.Before(c.sent)) {
+				i++
+			}
+			if i == len(l.spools) {
+				break // its end is that of somebody's later change
+			}
+			l.spooled = append(l.spooled, milliseconds(l.spools[i].at.Sub(c.sent)))
+		}
+	}
 }

@@ -70,8 +70,7 @@ type Databases struct {
 	cfg Config
 	dsn map[string]string
 
-	durable atomic.Bool
-	uses    atomic.Int64 // of a connection; 0: as many as there are
+	uses atomic.Int64 // of a connection for moves; 0: it is not for moves
 
 	mu    sync.Mutex
 	pools map[string]*Pool
@@ -194,11 +193,21 @@ func (d *Databases) parse(name string) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// CommitDurably makes each commit over these connections wait until it is on its server's disk, also
-// where the server itself would not wait (synchronous_commit = off). Whoever does in one database
-// what relies on a commit in another needs that: a crash of the other would take it back.
-func (d *Databases) CommitDurably() {
-	if d.durable.Swap(true) {
+// ManyUses is how often a connection for moves is used: then it has seen the tables of some hundred tenants.
+const ManyUses = 1000
+
+// ForMoves prepares all connections for whoever moves tenants from one database to another:
+//
+//   - A commit waits until it is on its server's disk, also where the server itself would not wait
+//     (synchronous_commit = off): what is done in one database relies on a commit in the other, which a crash
+//     of that one would take back.
+//   - A statement is planned each time. A plan that was made while a queue was empty reads all of it
+//     when it is full.
+//   - A connection is closed when it has been acquired so often as uses says. A server process keeps what it has
+//     read of every table that it ever looked at, tens of kilobytes for each: whoever goes through the
+//     schemas of thousands of tenants must begin anew now and then, or it takes the server's memory.
+func (d *Databases) ForMoves(uses int64) {
+	if d.uses.Swap(uses) != 0 {
 		return
 	}
 	d.mu.Lock()
@@ -210,17 +219,12 @@ func (d *Databases) CommitDurably() {
 
 // connected prepares a new connection. Where commits wait for standbys, too, that stays as it is.
 func (d *Databases) connected(ctx context.Context, conn *pgx.Conn) error {
-	if !d.durable.Load() {
+	if d.uses.Load() == 0 {
 		return nil
 	}
-	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'`, pgx.QueryExecModeSimpleProtocol)
+	_, err := conn.Exec(ctx, `SET plan_cache_mode = 'force_custom_plan'; SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'`, pgx.QueryExecModeSimpleProtocol)
 	return err
 }
-
-// RetireAfter has a connection closed when it has been acquired so often. A server process keeps what it has read of
-// every table that it ever looked at, tens of kilobytes for each, and gives nothing back: whoever goes through the
-// schemas of thousands of tenants must begin anew now and then, or it takes the server's memory.
-func (d *Databases) RetireAfter(uses int64) { d.uses.Store(uses) }
 
 // fresh counts the uses of a connection and reports whether it may have another one.
 func (d *Databases) fresh(_ context.Context, conn *pgx.Conn) (bool, error) {

@@ -27,9 +27,12 @@ func TestConnectionsRetire(t *testing.T) {
 		return by
 	}
 	require.Len(t, used(100), 1)
-	dbs.RetireAfter(10)
+	dbs.ForMoves(10)
 	by := used(100)
 	require.Len(t, by, 10)
+	var mode string
+	require.NoError(t, green.QueryRow(t.Context(), `SHOW plan_cache_mode`, pgx.QueryExecModeExec).Scan(&mode))
+	require.Equal(t, "force_custom_plan", mode)
 	for _, n := range by {
 		require.Equal(t, 10, n)
 	}
@@ -37,7 +40,7 @@ func TestConnectionsRetire(t *testing.T) {
 
 // Where a server does not wait until a commit is on its disk, those who need that wait; where
 // commits wait for more than that, it stays so.
-func TestCommitDurably(t *testing.T) {
+func TestMovesCommitDurably(t *testing.T) {
 	env := citustest.New(t)
 	for set, want := range map[string]string{"off": "local", "on": "on", "remote_apply": "remote_apply"} {
 		dbs, err := citus.Open(t.Context(), citus.Config{Green: env.Config.Green + "&synchronous_commit=" + set})
@@ -50,7 +53,7 @@ func TestCommitDurably(t *testing.T) {
 			return s
 		}
 		require.Equal(t, set, waits())
-		dbs.CommitDurably()
+		dbs.ForMoves(citus.ManyUses)
 		require.Equal(t, want, waits(), "of connections that were open, too")
 	}
 }

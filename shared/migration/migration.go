@@ -151,15 +151,11 @@ func WithCrashPoints(f func(point string)) Option { return func(m *Mover) { m.cr
 // age of statistics. What is measured, a pause or a lease, goes by the machine's.
 func WithClock(now func() time.Time) Option { return func(m *Mover) { m.clock = now } }
 
-// connUses is how often a connection is used: then it has seen the tables of some hundred tenants.
-const connUses = 1000
-
 // New returns a mover over databases that were opened with the migrator's role. From now on commits
 // over them are durable, whatever the servers' setting: a fence that a crash of blue takes back
 // after green was opened would leave the tenant two homes.
 func New(dbs *citus.Databases, queue Queue, cfg Config, opts ...Option) *Mover {
-	dbs.CommitDurably()
-	dbs.RetireAfter(connUses)
+	dbs.ForMoves(citus.ManyUses)
 	m := &Mover{dbs: dbs, queue: queue, cfg: cfg.withDefaults(), layouts: newLayouts(), now: time.Now, clock: time.Now,
 		steps: make(chan struct{}, max(1, dbs.MaxConns()/stepConns)), crash: func(string) {}}
 	for _, o := range opts {
