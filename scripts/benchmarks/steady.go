@@ -235,7 +235,7 @@ func (l *steadyLoad) write(ctx context.Context, n int) error {
 	return err
 }
 
-const watchEvery = 5 * time.Millisecond
+const watchEvery = 20 * time.Millisecond
 
 // watch looks which commits green has, and blue's spool, until it has all.
 func (l *steadyLoad) watch(ctx context.Context, written <-chan struct{}) error {
