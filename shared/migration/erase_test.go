@@ -19,9 +19,7 @@ func TestArchivesOfErasedTenantsGo(t *testing.T) {
 			panic(crashed{at})
 		}
 	}))
-	ids := blueTenants(t, w, 2)
-	run := start(t, w, ids, 10)
-	w.drain(t)
+	ids, run := inGreen(t, w, 2)
 	for _, id := range ids {
 		_, err := w.Mover.Finalise(t.Context(), run.ID, id, "ada", true)
 		require.NoError(t, err)

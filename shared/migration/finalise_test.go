@@ -128,9 +128,7 @@ func TestOwnTenantsAreFinalised(t *testing.T) {
 	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
 		d := w.finalising(t)
-		ids := blueTenants(t, w, 3)
-		run := start(t, w, ids, 10)
-		w.drain(t)
+		ids, run := inGreen(t, w, 3)
 		was, structure := digestsOf(t, w.BlueAdmin, blueSchema(ids[2])), structureOf(t, w.BlueAdmin, blueSchema(ids[2]))
 		_, err := addProject(t.Context(), w.Door, ids[2], "in green")
 		require.NoError(t, err)
@@ -209,9 +207,7 @@ func TestAFinalisationThatDies(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			w := newWorld(t, citustest.New(t))
 			d := w.finalising(t)
-			ids := blueTenants(t, w, 3)
-			run := start(t, w, ids, 10)
-			w.drain(t)
+			ids, run := inGreen(t, w, 3)
 			was := digestsOf(t, w.BlueAdmin, blueSchema(ids[2]))
 			reached := 0
 			dying := migration.New(w.Migrator, w.Queue, quick, migration.WithArchive(d), migration.WithCrashPoints(func(at string) {
@@ -256,9 +252,7 @@ func TestAFinalisationThatWakesUp(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			w := newWorld(t, citustest.New(t))
 			d := w.finalising(t)
-			ids := blueTenants(t, w, 3)
-			run := start(t, w, ids, 10)
-			w.drain(t)
+			ids, run := inGreen(t, w, 3)
 			asleep, awake := make(chan struct{}), make(chan struct{})
 			slept := false
 			sleeper := migration.New(w.Migrator, w.Queue, quick, migration.WithArchive(d), migration.WithCrashPoints(func(at string) {
@@ -305,9 +299,7 @@ func TestASchemaThatMustNotBeDropped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, citustest.New(t))
 			d := w.finalising(t)
-			ids := blueTenants(t, w, 4)
-			run := start(t, w, ids, 10)
-			w.drain(t)
+			ids, run := inGreen(t, w, 4)
 			name := blueSchema(ids[3])
 			execSQL(t, w.BlueAdmin, `SET coditect.mover = 'on'; `+strings.ReplaceAll(c.spoil, "SCHEMA", name))
 			was := digestsOf(t, w.BlueAdmin, name)
@@ -337,9 +329,7 @@ func TestASchemaThatMustNotBeDropped(t *testing.T) {
 func TestASchemaThatComesIntoUse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, citustest.New(t))
-	ids := blueTenants(t, w, 2)
-	run := start(t, w, ids, 10)
-	w.drain(t)
+	ids, run := inGreen(t, w, 2)
 	name, once := blueSchema(ids[1]), false
 	w.finalising(t, migration.WithCrashPoints(func(at string) {
 		if at == "finalised" && !once {

@@ -228,6 +228,15 @@ func fencesIn(t *testing.T, w *world) (n int) {
 // crashed stands for a process that died: everything after the point does not happen.
 type crashed struct{ point string }
 
+// dying is a mover that panics with crashed at a point.
+func (w *world) dying(point string) *migration.Mover {
+	return migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+		if at == point {
+			panic(crashed{at})
+		}
+	}))
+}
+
 // A step dies after each of its effects; the next one finishes. The tenants are written
 // all the time. (functions/migrationstep does the same with a real process and kill -9.)
 func TestAStepDiesAnywhere(t *testing.T) {
@@ -315,11 +324,7 @@ func TestTheSweeperLiftsALeftFence(t *testing.T) {
 	finished := make(chan error, 1)
 	go func() { finished <- sleeper.Step(t.Context(), task) }()
 	fallsAsleep(t, asleep, finished)
-	dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
-		if at == "undone" {
-			panic(crashed{at})
-		}
-	}))
+	dying := w.dying("undone")
 	require.Panics(t, func() { _ = dying.Undo(t.Context(), run.ID, ids[0], "test") })
 	require.Positive(t, fencesIn(t, w))
 	require.Eventually(t, func() bool {

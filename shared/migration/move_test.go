@@ -29,6 +29,15 @@ func blueTenants(t *testing.T, w *world, n int) []tenant.ID {
 	return ids
 }
 
+// inGreen makes tenants as blueTenants does, and moves them in one run.
+func inGreen(t *testing.T, w *world, n int) ([]tenant.ID, migration.Run) {
+	t.Helper()
+	ids := blueTenants(t, w, n)
+	run := start(t, w, ids, 10)
+	w.drain(t)
+	return ids, run
+}
+
 // start begins a run over own tenants.
 func start(t *testing.T, w *world, ids []tenant.ID, batch int) migration.Run {
 	t.Helper()

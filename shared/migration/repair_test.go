@@ -456,9 +456,7 @@ func TestRepairTellsWhatDoesNotFit(t *testing.T) {
 func TestARepairGivesWay(t *testing.T) {
 	t.Parallel()
 	w, sleeper, asleep, wake := zombie(t, citustest.New(t), quick, "repair claimed")
-	ids := blueTenants(t, w, 3)
-	run := start(t, w, ids, 10)
-	w.drain(t)
+	ids, run := inGreen(t, w, 3)
 	refused := func(id tenant.ID, change, undo string) string {
 		_, err := w.Control.Exec(t.Context(), change, run.ID, id)
 		require.NoError(t, err)

@@ -52,11 +52,7 @@ func TestNobodyWaitsForAPausedRun(t *testing.T) {
 			ids := blueTenants(t, w, 2)
 			run := start(t, w, ids, 10)
 			task, _ := w.Queue.take()
-			dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
-				if at == point {
-					panic(crashed{at})
-				}
-			}))
+			dying := w.dying(point)
 			ctx, cancel := context.WithCancel(t.Context())
 			require.Panics(t, func() { _ = dying.Step(ctx, task) })
 			cancel()

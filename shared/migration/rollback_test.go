@@ -91,11 +91,7 @@ func TestARollbackDiesAnywhere(t *testing.T) {
 			w.drain(t)
 			traffic.writeEach(t)
 			ctx, cancel := context.WithCancel(t.Context())
-			dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
-				if at == point {
-					panic(crashed{at})
-				}
-			}))
+			dying := w.dying(point)
 			require.PanicsWithValue(t, crashed{point}, func() { _ = dying.Rollback(ctx, run.ID, ids[0], "test") })
 			cancel()
 			require.Eventually(t, func() bool {
@@ -147,9 +143,7 @@ func TestALargeTenantComesBack(t *testing.T) {
 func TestAReaderInGreenReadsToItsEnd(t *testing.T) {
 	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
-		ids := blueTenants(t, w, 3)
-		run := start(t, w, ids, 10)
-		w.drain(t)
+		ids, run := inGreen(t, w, 3)
 		count := func(tx *citus.Tx) (n int, err error) {
 			return n, tx.QueryRow(t.Context(), `SELECT count(*) FROM project WHERE tenant_id = $1`, ids[2]).Scan(&n)
 		}
@@ -228,9 +222,7 @@ func TestAZombieRollbackIsHarmless(t *testing.T) {
 func TestARollbackDoesNotCutATransactionOff(t *testing.T) {
 	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
-		ids := blueTenants(t, w, 1)
-		run := start(t, w, ids, 10)
-		w.drain(t)
+		ids, run := inGreen(t, w, 1)
 		held, release, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		row := tenant.NewID()
 		go func() {
@@ -264,9 +256,7 @@ func TestARollbackDoesNotCutATransactionOff(t *testing.T) {
 func TestStaleTransactionsAreRefusedInGreen(t *testing.T) {
 	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
-		ids := blueTenants(t, w, 1)
-		run := start(t, w, ids, 10)
-		w.drain(t)
+		ids, run := inGreen(t, w, 1)
 		var stale []pgx.Tx
 		for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead} {
 			conn, err := pgx.Connect(t.Context(), citustest.As(t, w.GreenAdmin, "coditect_app"))
@@ -347,9 +337,7 @@ func TestNobodyElseWritesBehindTheFence(t *testing.T) {
 func TestChangesComeBackWithTheSweep(t *testing.T) {
 	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
-		ids := blueTenants(t, w, 3)
-		run := start(t, w, ids, 10)
-		w.drain(t)
+		ids, run := inGreen(t, w, 3)
 		traffic := writeOn(t, w, ids)
 		traffic.writeEach(t)
 		_, err := w.Mover.Sweep(t.Context(), 0)
@@ -377,14 +365,8 @@ func TestChangesComeBackWithTheSweep(t *testing.T) {
 func TestASweepGoesOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, citustest.New(t))
-	ids := blueTenants(t, w, 1)
-	run := start(t, w, ids, 10)
-	w.drain(t)
-	dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
-		if at == "blue's gate told" {
-			panic(crashed{at})
-		}
-	}))
+	ids, run := inGreen(t, w, 1)
+	dying := w.dying("blue's gate told")
 	require.PanicsWithValue(t, crashed{"blue's gate told"}, func() { _ = dying.Rollback(t.Context(), run.ID, ids[0], "test") })
 	require.NotEmpty(t, fenceOf(t, w, ids[0]))
 	swept, err := w.Mover.SweepFor(t.Context(), 0, 6*time.Second)
@@ -398,9 +380,7 @@ func TestASweepGoesOn(t *testing.T) {
 func TestReverseDoesNotRunAfterWriters(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, citustest.New(t))
-	ids := blueTenants(t, w, 1)
-	run := start(t, w, ids, 10)
-	w.drain(t)
+	ids, run := inGreen(t, w, 1)
 	write := func() {
 		_, err := addProject(t.Context(), w.Door, ids[0], "again")
 		require.NoError(t, err)
@@ -421,9 +401,7 @@ func TestReverseDoesNotRunAfterWriters(t *testing.T) {
 func TestGreenIsShutWhenLittleIsLeft(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, citustest.New(t))
-	ids := blueTenants(t, w, 1)
-	run := start(t, w, ids, 10)
-	w.drain(t)
+	ids, run := inGreen(t, w, 1)
 	_, err := w.Control.Exec(t.Context(), `INSERT INTO app.project (tenant_id, id, name, description, created_at, updated_at)
 		SELECT $1, gen_random_uuid(), i::text, repeat('x', 1 << 20), now(), now() FROM generate_series(1, 100) i`, ids[0])
 	require.NoError(t, err)
@@ -447,20 +425,14 @@ func TestGreenIsShutWhenLittleIsLeft(t *testing.T) {
 func TestAPassFindsMoreBehindWhatADeadOneApplied(t *testing.T) {
 	t.Parallel()
 	eachServer(t, func(t *testing.T, w *world) {
-		ids := blueTenants(t, w, 1)
-		run := start(t, w, ids, 10)
-		w.drain(t)
+		ids, run := inGreen(t, w, 1)
 		insert := `INSERT INTO app.project (tenant_id, id, name, created_at, updated_at) SELECT $1, md5($2 || i)::uuid, $2, $3, $3 FROM generate_series(1, $4::int) i`
 		require.NoError(t, pgx.BeginFunc(t.Context(), w.Control, func(slow pgx.Tx) error {
 			_, err := slow.Exec(t.Context(), insert, ids[0], "slow", time.Unix(1, 0), 10)
 			require.NoError(t, err)
 			_, err = w.Control.Exec(t.Context(), insert, ids[0], "many", time.Unix(1, 0), 2100)
 			require.NoError(t, err)
-			dying := migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
-				if at == "changes applied in blue" {
-					panic(crashed{at})
-				}
-			}))
+			dying := w.dying("changes applied in blue")
 			require.PanicsWithValue(t, crashed{"changes applied in blue"}, func() { _, _ = dying.Reverse(t.Context(), run.ID, ids[0]) })
 			return nil
 		}))
@@ -634,9 +606,7 @@ func TestAnIDThatDoesNotFitBack(t *testing.T) {
 func TestChangesOfAMovedShardStayInOrder(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, citustest.NewCitus(t))
-	ids := blueTenants(t, w, 1)
-	run := start(t, w, ids, 10)
-	w.drain(t)
+	ids, run := inGreen(t, w, 1)
 	row, err := addProject(t.Context(), w.Door, ids[0], "0")
 	require.NoError(t, err)
 	for i := range 3 {
