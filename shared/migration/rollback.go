@@ -336,7 +336,7 @@ func (m *Mover) stayAwake(ctx context.Context, w *wayBack) (end func()) {
 	v := w.Move // its state changes meanwhile, the rest does not
 	go func() {
 		defer close(stopped)
-		tick := time.NewTicker(m.cfg.Lease / 2)
+		tick := time.NewTicker(m.cfg.Lease / 5)
 		defer tick.Stop()
 		for {
 			select {
@@ -465,7 +465,8 @@ func (m *Mover) openBlue(ctx context.Context, v Move) error {
 }
 
 // finishRollbacks takes up requests that nobody has been at work on for a while, or whose last step has
-// used up its time. It begins none after a step's time: the sweep has other things to do.
+// used up its time; those first, and soon, whose writers wait: the door does so for ten seconds. To take one
+// from somebody who is only slow does no harm. It begins none after a step's time: the sweep has other things to do.
 func (m *Mover) finishRollbacks(ctx context.Context) (n int, err error) {
 	control, err := m.control(ctx)
 	if err != nil {
@@ -476,7 +477,8 @@ func (m *Mover) finishRollbacks(ctx context.Context) (n int, err error) {
 	for until := m.now().Add(m.cfg.StepBudget); len(seen) == 0 || m.now().Before(until); {
 		var v Move // one by one: another sweep may have taken up the next meanwhile
 		err := control.QueryRow(ctx, `SELECT run_id, tenant_id FROM control.move WHERE back_by IS NOT NULL AND state IN ('green', 'fenced_back')
-			AND (back_paused OR updated_at < clock_timestamp() - $1::interval) AND tenant_id <> ALL ($2) ORDER BY state DESC, updated_at LIMIT 1`, 2*m.cfg.Lease, seen).Scan(&v.Run, &v.Tenant)
+			AND (back_paused OR updated_at < clock_timestamp() - CASE state WHEN 'fenced_back' THEN $1::interval / 2 ELSE $1 END)
+			AND tenant_id <> ALL ($2) ORDER BY state = 'fenced_back' DESC, updated_at LIMIT 1`, m.cfg.Lease, seen).Scan(&v.Run, &v.Tenant)
 		if errors.Is(err, pgx.ErrNoRows) {
 			break
 		}

@@ -360,6 +360,31 @@ func TestChangesComeBackWithTheSweep(t *testing.T) {
 	})
 }
 
+// A rollback whose process died while writers wait is taken up before the door gives up; one whose writers go on has
+// more time.
+func TestASweepIsInAHurryWhereWritersWait(t *testing.T) {
+	t.Parallel()
+	for point, writersWait := range map[string]bool{"blue entered": false, "gate shut": true} {
+		t.Run(point, func(t *testing.T) {
+			w := newWorld(t, citustest.New(t))
+			ids, run := inGreen(t, w, 1)
+			require.PanicsWithValue(t, crashed{point}, func() { _ = w.dying(point).Rollback(t.Context(), run.ID, ids[0], "test") })
+			_, err := w.Control.Exec(t.Context(), `UPDATE control.move SET updated_at = clock_timestamp() - interval '6 seconds' WHERE tenant_id = $1`, ids[0])
+			require.NoError(t, err)
+			cfg := quick
+			cfg.Lease = 10 * time.Second
+			swept, err := migration.New(w.Migrator, w.Queue, cfg).Sweep(t.Context(), 0)
+			require.NoError(t, err)
+			if writersWait {
+				require.Equal(t, 1, swept.Returned)
+				require.Equal(t, tenant.Blue, homeOf(t, w, ids[0]))
+			} else {
+				require.Zero(t, swept.Returned)
+			}
+		})
+	}
+}
+
 // A scheduler that calls once a minute asks for a sweep that goes on: what the first one leaves a
 // moment, because somebody may be at work on it, the next one finds.
 func TestASweepGoesOn(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/coditect/platform/shared/tenant"
 )
@@ -26,22 +27,43 @@ type Swept struct {
 }
 
 // SweepFor sweeps every five seconds for about as long as d, and at least once. It is for schedulers whose shortest
-// interval is a minute. It returns all that was found; the error is that of the last sweep.
-func (m *Mover) SweepFor(ctx context.Context, patience, d time.Duration) (all Swept, err error) {
-	for until := m.now().Add(d); ; {
-		var s Swept
-		s, err = m.Sweep(ctx, patience)
-		all.add(s)
-		if !m.now().Add(sweepEvery).Before(until) {
-			return all, err
-		}
-		if wait := m.wait(ctx, sweepEvery); wait != nil {
-			return all, err
-		}
-	}
+// interval is a minute. Tenants are finalised beside that: nobody's writes wait for a dump. It returns all that was
+// found; the error is that of the last sweep.
+func (m *Mover) SweepFor(ctx context.Context, patience, d time.Duration) (Swept, error) {
+	until := m.now().Add(d)
+	var all, ended Swept
+	var g errgroup.Group // neither ends the other
+	g.Go(func() error {
+		return m.sweepAgain(ctx, until, func() error {
+			s, err := m.sweep(ctx, patience)
+			all.add(s)
+			return err
+		})
+	})
+	g.Go(func() error {
+		return m.sweepAgain(ctx, until, func() error {
+			n, err := m.finaliseDue(ctx)
+			ended.Finalised += n
+			return err
+		})
+	})
+	err := g.Wait()
+	all.add(ended)
+	return all, err
 }
 
 const sweepEvery = 5 * time.Second
+
+// sweepAgain does something every five seconds, or as often as it can, and returns its last error.
+func (m *Mover) sweepAgain(ctx context.Context, until time.Time, do func() error) error {
+	for {
+		next := m.now().Add(sweepEvery)
+		err := do()
+		if !next.Before(until) || m.wait(ctx, next.Sub(m.now())) != nil {
+			return err
+		}
+	}
+}
 
 func (s *Swept) add(t Swept) {
 	s.Enqueued, s.Lifted, s.Finished, s.Finalised = s.Enqueued+t.Enqueued, s.Lifted+t.Lifted, s.Finished+t.Finished, s.Finalised+t.Finalised
@@ -60,6 +82,16 @@ const wakeAtOnce = 16
 // the queue has lost its tasks; it is not silent while it waits for its hours. And a run whose next
 // wave or batch is due goes on.
 func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error) {
+	out, err := m.sweep(ctx, patience)
+	if err != nil {
+		return out, err
+	}
+	out.Finalised, err = m.finaliseDue(ctx) // last: it may take its time
+	return out, err
+}
+
+// sweep is all of a sweep that takes little time.
+func (m *Mover) sweep(ctx context.Context, patience time.Duration) (Swept, error) {
 	var out Swept
 	control, err := m.control(ctx)
 	if err != nil {
@@ -118,10 +150,7 @@ func (m *Mover) Sweep(ctx context.Context, patience time.Duration) (Swept, error
 	if out.Reversed, err = m.reverseSome(ctx, m.cfg.StepBudget/2); err != nil {
 		return out, err
 	}
-	if out.Erased, err = m.eraseArchives(ctx); err != nil {
-		return out, err
-	}
-	out.Finalised, err = m.finaliseDue(ctx) // last: it may take its time
+	out.Erased, err = m.eraseArchives(ctx)
 	return out, err
 }
 
