@@ -70,7 +70,7 @@ type Databases struct {
 	cfg Config
 	dsn map[string]string
 
-	uses atomic.Int64 // of a connection for moves; 0: it is not for moves
+	forMoves atomic.Bool
 
 	mu    sync.Mutex
 	pools map[string]*Pool
@@ -193,8 +193,8 @@ func (d *Databases) parse(name string) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// ManyUses is how often a connection for moves is used: then it has seen the tables of some hundred tenants.
-const ManyUses = 1000
+// manyUses is how often a connection for moves is used: then it has seen the tables of some hundred tenants.
+const manyUses = 1000
 
 // ForMoves prepares all connections for whoever moves tenants from one database to another:
 //
@@ -203,11 +203,11 @@ const ManyUses = 1000
 //     of that one would take back.
 //   - A statement is planned each time. A plan that was made while a queue was empty reads all of it
 //     when it is full.
-//   - A connection is closed when it has been acquired so often as uses says. A server process keeps what it has
+//   - A connection is closed when it has been acquired a thousand times. A server process keeps what it has
 //     read of every table that it ever looked at, tens of kilobytes for each: whoever goes through the
 //     schemas of thousands of tenants must begin anew now and then, or it takes the server's memory.
-func (d *Databases) ForMoves(uses int64) {
-	if d.uses.Swap(uses) != 0 {
+func (d *Databases) ForMoves() {
+	if d.forMoves.Swap(true) {
 		return
 	}
 	d.mu.Lock()
@@ -219,7 +219,7 @@ func (d *Databases) ForMoves(uses int64) {
 
 // connected prepares a new connection. Where commits wait for standbys, too, that stays as it is.
 func (d *Databases) connected(ctx context.Context, conn *pgx.Conn) error {
-	if d.uses.Load() == 0 {
+	if !d.forMoves.Load() {
 		return nil
 	}
 	_, err := conn.Exec(ctx, `SET plan_cache_mode = 'force_custom_plan'; SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'`, pgx.QueryExecModeSimpleProtocol)
@@ -228,15 +228,14 @@ func (d *Databases) connected(ctx context.Context, conn *pgx.Conn) error {
 
 // fresh counts the uses of a connection and reports whether it may have another one.
 func (d *Databases) fresh(_ context.Context, conn *pgx.Conn) (bool, error) {
-	most := d.uses.Load()
-	if most == 0 {
+	if !d.forMoves.Load() {
 		return true, nil
 	}
 	const key = "uses"
 	data := conn.PgConn().CustomData()
-	n, _ := data[key].(int64)
+	n, _ := data[key].(int)
 	data[key] = n + 1
-	return n < most, nil
+	return n < manyUses, nil
 }
 
 // Control returns the pool of the green database for its control tables. Their

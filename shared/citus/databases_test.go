@@ -26,15 +26,15 @@ func TestConnectionsRetire(t *testing.T) {
 		}
 		return by
 	}
-	require.Len(t, used(100), 1)
-	dbs.ForMoves(10)
-	by := used(100)
-	require.Len(t, by, 10)
+	require.Len(t, used(1500), 1)
+	dbs.ForMoves()
+	by := used(3000)
+	require.Len(t, by, 3)
 	var mode string
 	require.NoError(t, green.QueryRow(t.Context(), `SHOW plan_cache_mode`, pgx.QueryExecModeExec).Scan(&mode))
 	require.Equal(t, "force_custom_plan", mode)
 	for _, n := range by {
-		require.Equal(t, 10, n)
+		require.Equal(t, 1000, n)
 	}
 }
 
@@ -53,7 +53,7 @@ func TestMovesCommitDurably(t *testing.T) {
 			return s
 		}
 		require.Equal(t, set, waits())
-		dbs.ForMoves(citus.ManyUses)
+		dbs.ForMoves()
 		require.Equal(t, want, waits(), "of connections that were open, too")
 	}
 }

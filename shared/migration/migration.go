@@ -155,7 +155,7 @@ func WithClock(now func() time.Time) Option { return func(m *Mover) { m.clock = 
 // over them are durable, whatever the servers' setting: a fence that a crash of blue takes back
 // after green was opened would leave the tenant two homes.
 func New(dbs *citus.Databases, queue Queue, cfg Config, opts ...Option) *Mover {
-	dbs.ForMoves(citus.ManyUses)
+	dbs.ForMoves()
 	m := &Mover{dbs: dbs, queue: queue, cfg: cfg.withDefaults(), layouts: newLayouts(), now: time.Now, clock: time.Now,
 		steps: make(chan struct{}, max(1, dbs.MaxConns()/stepConns)), crash: func(string) {}}
 	for _, o := range opts {

@@ -41,7 +41,7 @@ func NewReceiver(dbs *citus.Databases, cfg Config, crash func(point string)) *Re
 	if crash == nil {
 		crash = func(string) {}
 	}
-	dbs.ForMoves(citus.ManyUses)
+	dbs.ForMoves()
 	return &Receiver{dbs: dbs, cfg: cfg.WithDefaults(), crash: crash}
 }
 
