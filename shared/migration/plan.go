@@ -11,6 +11,7 @@ import (
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
+	"github.com/coditect/platform/shared/migration/catalog"
 	"github.com/coditect/platform/shared/migration/planner"
 	"github.com/coditect/platform/shared/migration/preflight"
 	"github.com/coditect/platform/shared/tenant"
@@ -271,7 +272,7 @@ func contents(ctx context.Context, blue *citus.Pool, of []candidate) (map[string
 		QueryRow(func(row pgx.Row) error { return row.Scan(&counted, &since) })
 	b.Queue(`SELECT n.nspname, count(*), sum(x.bytes)::bigint, sum(CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint ELSE x.bytes / $2 END)::bigint,
 			sum(pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid))::bigint
-		FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') CROSS JOIN LATERAL (SELECT coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0) AS bytes) x
+		FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') CROSS JOIN LATERAL (SELECT `+catalog.BytesOfTable+` AS bytes) x
 		WHERE n.nspname = ANY($1) GROUP BY 1`, schemas, preflight.BytesPerRow).
 		Query(func(rows pgx.Rows) error {
 			var (

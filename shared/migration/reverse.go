@@ -54,7 +54,8 @@ const (
 
 // Reverse brings what was written in green to the blue schema of one tenant that can go back,
 // for about as long as a step may take, and reports whether it had no time for all of it. It does
-// not run after writers who go on: what is written after its last look is the next call's. Anyone may call it, at any time, as often as they like.
+// not run after writers who go on: what is written after its last look is the next call's. Anyone
+// may call it, at any time, as often as they like.
 func (m *Mover) Reverse(ctx context.Context, id uuid.UUID, who tenant.ID) (left bool, err error) {
 	return m.reverseUntil(ctx, id, who, m.now().Add(m.cfg.StepBudget))
 }

@@ -7,9 +7,12 @@ const schemaQuery = `
 SELECT n.nspname, pg_get_userbyid(n.nspowner)
 FROM pg_namespace n WHERE n.nspname = ANY ($1)`
 
+// BytesOfTable is the SQL for the size of the table c of pg_class, heap and TOAST, without maps and indexes.
+const BytesOfTable = `coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)`
+
 const tableQuery = `
 SELECT n.nspname, c.oid, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-       pg_get_userbyid(c.relowner), coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0), c.reltuples::float8,
+       pg_get_userbyid(c.relowner), ` + BytesOfTable + `, c.reltuples::float8,
        c.relrowsecurity, c.relforcerowsecurity, coalesce(p.policies, 0), coalesce(i.parents, '{}'), c.relispartition
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN (SELECT polrelid, count(*) AS policies FROM pg_policy GROUP BY 1) p ON p.polrelid = c.oid

@@ -181,10 +181,11 @@ func (r *reader) constraint(rows pgx.Rows) error {
 		return err
 	}
 	slices.Sort(deleted)
-	var known, refKnown bool
+	var known bool
+	refKnown := true
 	k.Columns, known = r.names(table, columns)
 	k.DeleteColumns, _ = r.names(table, deleted)
-	if refKnown = len(k.RefColumns) == len(refs); !refKnown {
+	if len(k.RefColumns) == 0 {
 		k.RefColumns, refKnown = r.names(ref, refs)
 	}
 	k.Name, k.Definition = r.intern(k.Name), r.own(k.Definition, table)
