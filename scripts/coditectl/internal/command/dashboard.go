@@ -175,7 +175,7 @@ var actions = []struct{ part, do string }{
 	{"schema was changed after the run was planned", "move it again, as it is now: coditectl migrate start --source SOURCE --tenant TENANT"},
 	{"copied again when both agree", "bring both to the same tables (README: schema changes while a run is held)"},
 	{"differs from green's tables", "bring its schema up to date, then: coditectl preflight --source SOURCE --tenant TENANT"},
-	{"holds its tables for longer", "end the tenant's long transaction; it is tried again by itself"},
+	{"holds its tables for longer", "end the tenant's long transaction, or wait for the end of a VACUUM or CREATE INDEX; it is tried again by itself"},
 	{"was fenced for longer than", "it is too large for its pause: move it with a longer --max-pause, or when it is quiet"},
 	{"cannot go back", "write down why, and leave it in green"},
 	{"the run was cancelled", "nothing; to move it: coditectl migrate start --source SOURCE --tenant TENANT"},
