@@ -193,7 +193,7 @@ func (o *onlineMove) prepare(ctx context.Context, b *batch, list []stream.Change
 		if len(byTable[t.Name]) == 0 {
 			continue
 		}
-		g, err := o.gateOf(ctx, t)
+		g, err := o.visibilityOf(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -205,7 +205,7 @@ func (o *onlineMove) prepare(ctx context.Context, b *batch, list []stream.Change
 }
 
 // prepareTable works out what is to be done with one table: changes that the copy has not seen.
-func (o *onlineMove) prepareTable(ctx context.Context, b *batch, t convert.Table, g *gate, list []stream.Change) error {
+func (o *onlineMove) prepareTable(ctx context.Context, b *batch, t convert.Table, g *visibility, list []stream.Change) error {
 	all, err := o.read(ctx, t, list)
 	if err != nil {
 		return err
@@ -265,7 +265,7 @@ func (o *onlineMove) read(ctx context.Context, t convert.Table, list []stream.Ch
 }
 
 // emptied says what the copy has of a table that a transaction has emptied.
-func (g *gate) emptied(xid int64) *emptied {
+func (g *visibility) emptied(xid int64) *emptied {
 	out := &emptied{table: g.t, order: g.order}
 	for _, c := range g.chunks {
 		if !c.snapshot.sees(xid) { // the others were copied afterwards
@@ -278,7 +278,7 @@ func (g *gate) emptied(xid int64) *emptied {
 
 // changesOf adds to run what is to be applied of a change. A change of a key is a delete
 // of the old and an insert of the new one when the copy has seen one of the two only.
-func (o *onlineMove) changesOf(ctx context.Context, g *gate, c rowChange, run []change.Change) ([]change.Change, error) {
+func (o *onlineMove) changesOf(ctx context.Context, g *visibility, c rowChange, run []change.Change) ([]change.Change, error) {
 	before, after, row := c.before, c.after, c.row
 	seenBefore := before != nil && g.seen(c.xid, before)
 	seenAfter := seenBefore

@@ -166,7 +166,7 @@ func (o *onlineMove) changedRows(ctx context.Context, control querier, after, up
 				return nil, nil, err
 			}
 			if c.Op == stream.Truncate {
-				g, err := o.gateOf(ctx, f.table)
+				g, err := o.visibilityOf(ctx, f.table)
 				if err != nil {
 					return nil, nil, err
 				}

@@ -21,17 +21,17 @@ import (
 // step does a bounded piece; each of its effects is committed with what remembers it, so the next
 // step, in whatever process, goes on there.
 type onlineMove struct {
-	m     *Mover
-	run   Run
-	blue  *citus.Pool
-	l     convert.Layout
-	shape string
-	v     Move
-	lane  stream.Lane
-	slot  string
-	stop  func() bool
-	gates gates    // of what is wholly copied
-	fits  sync.Map // *fitting by shape of changes
+	m       *Mover
+	run     Run
+	blue    *citus.Pool
+	l       convert.Layout
+	shape   string
+	v       Move
+	lane    stream.Lane
+	slot    string
+	stop    func() bool
+	visible visibilities // of what is wholly copied
+	fits    sync.Map     // *fitting by shape of changes
 
 	// Of the comparison.
 	ahead    *backlog           // what is known of the changes that are to be applied

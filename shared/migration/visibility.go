@@ -8,8 +8,8 @@ import (
 	"github.com/coditect/platform/shared/migration/convert"
 )
 
-// gate tells which changes of a table the copy has seen.
-type gate struct {
+// visibility tells which changes of a table the copy has seen.
+type visibility struct {
 	o      *onlineMove
 	t      convert.Table
 	chunks []chunk
@@ -19,16 +19,16 @@ type gate struct {
 	of     map[string]int64 // chunk by key, of the changes that are looked at
 }
 
-// gates are those of a tenant's tables, each made when it is asked for.
-type gates struct {
+// visibilities are those of a tenant's tables, each made when it is asked for.
+type visibilities struct {
 	mu      sync.Mutex
-	byTable map[string]*gate
+	byTable map[string]*visibility
 }
 
-func (o *onlineMove) gateOf(ctx context.Context, t convert.Table) (*gate, error) {
-	o.gates.mu.Lock()
-	defer o.gates.mu.Unlock()
-	if g := o.gates.byTable[t.Name]; g != nil {
+func (o *onlineMove) visibilityOf(ctx context.Context, t convert.Table) (*visibility, error) {
+	o.visible.mu.Lock()
+	defer o.visible.mu.Unlock()
+	if g := o.visible.byTable[t.Name]; g != nil {
 		return g, nil
 	}
 	chunks, err := o.chunksOf(ctx, t)
@@ -42,23 +42,23 @@ func (o *onlineMove) gateOf(ctx context.Context, t convert.Table) (*gate, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &gate{o: o, t: t, chunks: chunks, order: order, all: chunks[0].snapshot.xmin, of: map[string]int64{}}
+	g := &visibility{o: o, t: t, chunks: chunks, order: order, all: chunks[0].snapshot.xmin, of: map[string]int64{}}
 	for _, c := range chunks {
 		g.all, g.none = min(g.all, c.snapshot.xmin), max(g.none, c.snapshot.xmax)
 	}
-	if o.gates.byTable == nil {
-		o.gates.byTable = map[string]*gate{}
+	if o.visible.byTable == nil {
+		o.visible.byTable = map[string]*visibility{}
 	}
-	o.gates.byTable[t.Name] = g
+	o.visible.byTable[t.Name] = g
 	return g, nil
 }
 
 // asks reports whether it depends on the key what the copy has seen of a transaction.
-func (g *gate) asks(xid int64) bool { return len(g.chunks) > 1 && g.all <= xid && xid < g.none }
+func (g *visibility) asks(xid int64) bool { return len(g.chunks) > 1 && g.all <= xid && xid < g.none }
 
 // learn finds the chunks of the keys of changes for which they count: a database compares, for it knows the
 // order. These are only changes by transactions that ran while the table was copied.
-func (g *gate) learn(ctx context.Context, changes []rowChange) error {
+func (g *visibility) learn(ctx context.Context, changes []rowChange) error {
 	clear(g.of)
 	var keys [][]string
 	for _, c := range changes {
@@ -91,7 +91,7 @@ func (g *gate) learn(ctx context.Context, changes []rowChange) error {
 
 // seen reports whether the copy of a key that was learnt has seen a transaction. Never by positions in the
 // WAL: a commit is streamed before snapshots see it.
-func (g *gate) seen(xid int64, key []string) bool {
+func (g *visibility) seen(xid int64, key []string) bool {
 	switch {
 	case xid < g.all:
 		return true
