@@ -90,26 +90,34 @@ func pipeWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Lay
 		format = "binary"
 	}
 	r, w := io.Pipe()
+	var cause error
+	var once sync.Once
+	failed := func(err error) error { // the other side fails with it, and may be the first to say so
+		once.Do(func() { cause = err })
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		_, err := from.PgConn().CopyTo(ctx, calmWriter{ctx, calm, w}, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
-		_ = w.CloseWithError(err) // nil is an end of file
 		if err != nil {
-			return fmt.Errorf("migration: read table %s: %w", t.Name, err)
+			err = failed(fmt.Errorf("migration: read table %s: %w", t.Name, err))
 		}
-		return nil
+		_ = w.CloseWithError(err) // nil is an end of file
+		return err
 	})
 	var tag pgconn.CommandTag
 	g.Go(func() (err error) {
 		tag, err = to.PgConn().CopyFrom(ctx, r, fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT %s)", quoted(l.GreenSchema, t.Name), greenColumns(t), format))
-		_ = r.CloseWithError(err)
 		if err != nil {
-			return fmt.Errorf("migration: write table %s: %w", t.Name, err)
+			err = failed(fmt.Errorf("migration: write table %s: %w", t.Name, err))
 		}
-		return nil
+		_ = r.CloseWithError(err)
+		return err
 	})
-	err := g.Wait()
-	return tag.RowsAffected(), err
+	if g.Wait() != nil {
+		return 0, cause
+	}
+	return tag.RowsAffected(), nil
 }
 
 // triedBefore lists the moves that an earlier step may have copied rows of.
