@@ -525,8 +525,9 @@ func TestStrangeForeignSchemas(t *testing.T) {
 		defer func() { _ = conn.Close(context.Background()) }()
 		schemas := map[string]string{"plain": "", `we"ird Name`: "", "empty": "", "mehr": `ALTER TABLE "Order" ADD COLUMN extra text`, "weniger": `ALTER TABLE "Order" DROP COLUMN "note"`, "keyless": `ALTER TABLE "Order" DROP CONSTRAINT "Order_pkey" CASCADE`}
 		for name, change := range schemas {
-			_, err := conn.Exec(t.Context(), fmt.Sprintf(`BEGIN; CREATE SCHEMA %[1]s; SET LOCAL search_path = %[1]s; CREATE TYPE "Mood" AS ENUM ('ok', 'it''s "bad"');
-				CREATE TABLE "Order" (id serial PRIMARY KEY, "select" "Mood" NOT NULL DEFAULT 'ok', moods "Mood"[], "note" text, parent int REFERENCES "Order" DEFERRABLE INITIALLY DEFERRED,
+			_, err := conn.Exec(t.Context(), fmt.Sprintf(`BEGIN; CREATE SCHEMA %[1]s; SET LOCAL search_path = %[1]s; CREATE TYPE "Mood" AS ENUM ('ok', 'it''s "bad"'); CREATE DOMAIN "Temper" AS "Mood" DEFAULT 'ok'; CREATE TYPE pair AS (a int, b text);
+				CREATE TABLE feeling (id serial PRIMARY KEY, mood "Mood" NOT NULL, temper "Temper", size int); INSERT INTO feeling (mood, size) VALUES ('ok', 7);
+				CREATE TABLE "Order" (id serial PRIMARY KEY, "select" "Mood" NOT NULL DEFAULT 'ok', moods "Mood"[], two pair DEFAULT '(1,"a b")', "note" text, parent int REFERENCES "Order" DEFERRABLE INITIALLY DEFERRED,
 					twice int GENERATED ALWAYS AS (id * 2) STORED);
 				%[2]s; COMMIT`, pgx.Identifier{name}.Sanitize(), change), pgx.QueryExecModeSimpleProtocol)
 			require.NoError(t, err)
@@ -564,6 +565,9 @@ application_role: legacy_app
 		w.drain(t)
 		s := inspect(t, w, r)
 		require.Equal(t, migration.Counts{migration.Green: 3}, s.Counts, "%+v", s.Failed)
+		var attempts int
+		require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT max(attempts) FROM control.move WHERE run_id = $1 AND state = 'green'`, r.ID).Scan(&attempts))
+		require.Equal(t, 1, attempts, "types of their own do not keep tenants from being copied together")
 		for _, name := range []string{"plain", `we"ird Name`, "empty"} {
 			identical(t, w, w.Legacy, name, "strange", tenant.ImportedID("strange", name), false)
 		}

@@ -202,8 +202,11 @@ func blueSelect(t convert.Table, v Move) string {
 	}
 	for _, c := range t.Columns {
 		e := quoted(c.Name)
-		if c.Cast {
+		switch {
+		case c.Cast:
 			e += "::" + c.GreenType
+		case c.Text:
+			e += "::text"
 		}
 		out = append(out, e)
 	}

@@ -52,6 +52,9 @@ type Column struct {
 	// Cast is set when the types differ: select "name"::GreenType on blue. It is only
 	// ever set for built-in types, so that blue knows the name as well.
 	Cast bool
+	// Text is set when the type is the tenant's own: no statement can take such values of two tenants together but as
+	// text. COPY's forms of the two are the same, for an enum the binary one, too.
+	Text bool
 }
 
 // Sequence is one sequence: Green's must be past Blue's before the tenant opens on green.

@@ -42,6 +42,7 @@ func (b *builder) layoutTable(s *scope, t *catalog.Table) Table {
 			col.GreenType = b.greenType(s, t, c)
 		}
 		col.Cast = b.wide[columnKey{s.reference, t.Name, c.Name}]
+		col.Text = b.hasOwnType(s, c.TypeOID)
 		if c.Generated {
 			out.Generated = append(out.Generated, col)
 			continue
@@ -53,6 +54,15 @@ func (b *builder) layoutTable(s *scope, t *catalog.Table) Table {
 		out.Key = withoutTenant(pk.Columns, b.o.Own)
 	}
 	return out
+}
+
+// hasOwnType reports whether a type, or what a domain is made of, is one of the tenant's schema.
+func (b *builder) hasOwnType(s *scope, oid uint32) bool {
+	t := b.cat.Types[oid]
+	for t != nil && t.Class == catalog.Domain {
+		t = b.cat.Types[t.Base]
+	}
+	return t != nil && !s.reference && t.Schema == s.schema.Name
 }
 
 // binarySafe reports whether a value's binary form means the same in every database.
