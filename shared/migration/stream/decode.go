@@ -91,7 +91,7 @@ func (d *decoder) decode(data []byte) (event, error) {
 		}
 		return event{changes: out}, nil
 	case *pglogrepl.LogicalDecodingMessage:
-		return d.fence(m)
+		return d.message(m)
 	}
 	return event{}, nil
 }
@@ -176,14 +176,15 @@ func tupleSize(data []byte) (int, error) {
 	return at, nil
 }
 
-// fence reads the message that coditect.fence sends in its transaction: "fence TENANT ID".
-func (d *decoder) fence(m *pglogrepl.LogicalDecodingMessage) (event, error) {
+// message reads a message of ours: somebody waits for it. The one that coditect.fence sends in its transaction is
+// "fence TENANT ID".
+func (d *decoder) message(m *pglogrepl.LogicalDecodingMessage) (event, error) {
 	if m.Prefix != "coditect" || !m.Transactional {
 		return event{}, nil
 	}
 	words := strings.Fields(string(m.Content))
 	if len(words) != 3 || words[0] != "fence" {
-		return event{}, nil
+		return event{urgent: true}, nil
 	}
 	id, err := tenant.ParseID(words[1])
 	if err != nil {
@@ -193,5 +194,5 @@ func (d *decoder) fence(m *pglogrepl.LogicalDecodingMessage) (event, error) {
 	if err != nil {
 		return event{}, fmt.Errorf("stream: decode: fence %q: %w", words[2], err)
 	}
-	return event{change: d.next(&change{op: Fence, fenced: id, fenceID: number})}, nil
+	return event{urgent: true, change: d.next(&change{op: Fence, fenced: id, fenceID: number})}, nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -230,7 +232,8 @@ type event struct {
 	change  *change   // one change, or
 	changes []*change // several, or
 	commit  int64     // the end of their transaction, or
-	idle    *idle     // a position before which there is nothing else
+	idle    *idle     // a position before which there is nothing else, or nothing
+	urgent  bool      // somebody waits for the transaction
 	end     int64     // of blue's WAL, as of the message
 	when    time.Time
 }
@@ -260,7 +263,6 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 	defer func() { _ = report() }()
 	receive, end := receiver(ctx, conn)
 	defer end()
-	woke := time.Now()
 	for !s.ended.Load() && (time.Now().Before(s.until) || d.open) {
 		msg, err := receive()
 		if ctx.Err() != nil {
@@ -282,11 +284,10 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 				return err
 			}
 		}
-		if quiet && !asked && time.Since(woke) > napFor/10 {
-			if err := pause(ctx, napFor); err != nil {
+		if quiet && !asked && conn.Frontend().ReadBufferLen() == 0 {
+			if err := nap(ctx, conn.Conn()); err != nil {
 				return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
 			}
-			woke = time.Now()
 		}
 		if asked || time.Since(status) > statusEvery {
 			if err := report(); err != nil {
@@ -322,8 +323,29 @@ func receiver(ctx context.Context, conn *pgconn.PgConn) (receive func() (pgproto
 
 // napFor is how long the reader looks away after a message that only says how far blue is. Blue sends one after each
 // commit that is not ours, thousands a second: to wake up for each took as much time as they took to decode. After a nap
-// those that have come meanwhile are read without another one.
+// those that have come meanwhile are read at once.
 const napFor = 10 * time.Millisecond
+
+// nap looks away, and so does the runtime's poller, which would wake up for each packet although nobody waits for it.
+func nap(ctx context.Context, conn net.Conn) error {
+	const many = 64 << 10 // bytes
+	wakeAt(conn, many)
+	defer wakeAt(conn, 1)
+	return pause(ctx, napFor)
+}
+
+// wakeAt has a TCP connection tell of what it has received when that is so many bytes (socket(7), SO_RCVLOWAT). A connection
+// that cannot goes on telling of every packet.
+func wakeAt(conn net.Conn, bytes int) {
+	if encrypted, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = encrypted.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, bytes) })
+		}
+	}
+}
 
 // statusEvery is how often blue hears what is spooled.
 const statusEvery = 200 * time.Millisecond
@@ -364,7 +386,7 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 		if err != nil {
 			return false, err
 		}
-		if e.change == nil && e.changes == nil && e.commit == 0 {
+		if e.change == nil && e.changes == nil && e.commit == 0 && !e.urgent {
 			return false, nil
 		}
 		e.end = int64(x.ServerWALEnd)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -193,6 +194,40 @@ func TestChangesAreSpooledInTheOrderOfTheirCommits(t *testing.T) {
 
 // A receiver that ends between the commit of a part and the next one, in the middle of one large
 // transaction, and one that ends before it could confirm, are followed by one that goes on.
+// A hundred tenants that each write a little are not a hundred commits a moment in green; but whoever
+// raises a fence has writers waiting.
+func TestChangesOfManyTransactionsAreSpooledTogether(t *testing.T) {
+	w := newWorld(t)
+	insert := func(id int) {
+		w.exec(t, fmt.Sprintf(`DO $$ BEGIN SET LOCAL synchronous_commit = on; INSERT INTO %s.thing (tenant_id, id) VALUES ('%s', '%d'); END $$`, w.schema, w.id, id))
+	}
+	insert(0)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var commits atomic.Int64
+	first := make(chan struct{})
+	began, done := time.Now(), make(chan error, 1)
+	go func() {
+		_, err := stream.NewReceiver(w.Migrator, stream.Config{}, func(string) {
+			if commits.Add(1) == 1 {
+				close(first)
+			}
+		}).Receive(ctx, w.lane)
+		done <- err
+	}()
+	<-first
+	const n = 300
+	for id := range n {
+		insert(1 + id)
+	}
+	w.exec(t, `DO $$ BEGIN SET LOCAL synchronous_commit = on; PERFORM pg_logical_emit_message(true, 'coditect', 'probe'); END $$`)
+	require.Eventually(t, func() bool { return len(w.spooled(t, w.id)) == n+1 }, 15*time.Second, 5*time.Millisecond)
+	took := time.Since(began)
+	require.LessOrEqual(t, commits.Load(), 4+int64(took/(50*time.Millisecond)), "%d transactions in %v", n, took)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+}
+
 func TestReceiverDiesInTheMiddleOfATransaction(t *testing.T) {
 	w := newWorld(t)
 	const rows = 12_000

@@ -31,22 +31,36 @@ type writer struct {
 	end   int64 // of blue's WAL
 	when  time.Time
 	last  bool // nothing more will come
+
+	urgent    bool      // somebody waits for what was taken
+	committed time.Time // changes, the last time
 }
 
-// quietFor is how often a position is committed that has only moved over what others wrote.
-const quietFor = 250 * time.Millisecond
+// How often is committed, when blue sends no more than that: changes that nobody waits for, so that those of many
+// small transactions are written together; and a position that has only moved over what others wrote.
+const (
+	gatherFor = 100 * time.Millisecond
+	quietFor  = 250 * time.Millisecond
+)
 
-// write spools events: at once when no more are waiting, else as many as the bounds allow.
+// write spools events: when no more are waiting and none can wait, or as many as the bounds allow.
 func (w *writer) write(ctx context.Context, events <-chan event) error {
 	w.to, w.part = w.at.Spooled, [2]int64{w.at.PartLSN, w.at.PartSeq}
 	for {
 		e, ok, waiting := next(events)
 		if !waiting {
-			if err := w.flush(ctx); err != nil {
-				return err
+			patience := w.canWait()
+			if patience <= 0 {
+				if err := w.flush(ctx); err != nil {
+					return err
+				}
+				patience = Heartbeat
+				if w.to != w.at.Spooled {
+					patience = quietFor
+				}
 			}
 			var late bool
-			if e, ok, late = w.await(events); late {
+			if e, ok, late = await(events, patience); late {
 				if err := w.beat(ctx); err != nil {
 					return err
 				}
@@ -76,13 +90,9 @@ func next(events <-chan event) (e event, ok, waiting bool) {
 	}
 }
 
-// await waits for an event, but not for long: late says that none came. The reader closes the
+// await waits for an event, but not for longer than so: late says that none came. The reader closes the
 // channel at the latest when its context ends.
-func (w *writer) await(events <-chan event) (e event, ok, late bool) {
-	patience := Heartbeat
-	if w.to != w.at.Spooled {
-		patience = quietFor
-	}
+func await(events <-chan event, patience time.Duration) (e event, ok, late bool) {
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
@@ -93,13 +103,21 @@ func (w *writer) await(events <-chan event) (e event, ok, late bool) {
 	}
 }
 
+// canWait is for how long the changes that were taken may wait for others.
+func (w *writer) canWait() time.Duration {
+	if len(w.rows) == 0 || w.urgent {
+		return 0
+	}
+	return gatherFor - time.Since(w.committed)
+}
+
 // Heartbeat is how often a receiver at work says so: Position.Heard.
 const Heartbeat = time.Second
 
 // beat says that the receiver is at work although blue sends nothing.
 func (w *writer) beat(ctx context.Context) error {
-	if w.to != w.at.Spooled {
-		return nil // the position is committed next
+	if w.to != w.at.Spooled || len(w.rows) > 0 {
+		return nil // what was taken is committed next
 	}
 	if _, err := w.control.Exec(ctx, `UPDATE control.lane SET heard_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND slot = $3`,
 		w.lane.Database, w.lane.Number, w.at.Slot); err != nil {
@@ -109,7 +127,7 @@ func (w *writer) beat(ctx context.Context) error {
 }
 
 func (w *writer) take(e event) {
-	w.end = max(w.end, e.end)
+	w.end, w.urgent = max(w.end, e.end), w.urgent || e.urgent
 	for _, c := range e.changes {
 		w.takeChange(c)
 	}
@@ -175,6 +193,12 @@ func (w *writer) flush(ctx context.Context) error {
 	w.confirmed.Store(uint64(w.to))
 	w.out.Changes += int64(len(w.rows))
 	w.out.Transactions += w.count
+	if len(w.rows) > 0 {
+		w.committed = now
+	}
+	if w.part == [2]int64{} {
+		w.urgent = false // its transaction is whole
+	}
 	clear(w.rows) // large ones must not stay
 	w.rows, w.bytes, w.count, w.when = w.rows[:0], 0, 0, time.Time{}
 	return nil
