@@ -127,7 +127,7 @@ func (d *deployment) move(ctx context.Context, ids []tenant.ID) (migration.Statu
 		return migration.Status{}, fmt.Errorf("%w: %+v", err, report.Findings)
 	}
 	for {
-		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+		if err := sleep(ctx, time.Second); err != nil {
 			return migration.Status{}, err
 		}
 		for _, p := range []*process{d.step, d.receiver} {

@@ -36,7 +36,7 @@ func overheadFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, er
 	set.IntVar(&o.writers, "writers", 2, "writers of each large tenant, before, during and after its move")
 	set.DurationVar(&o.pace, "pace", 50*time.Millisecond, "between two writes of such a writer")
 	set.DurationVar(&o.warmUp, "warm-up", 40*time.Second, "load before the first phase: it writes faster at first, into tables and caches that are new")
-	set.DurationVar(&o.calm, "calm", 15*time.Second, "length of a phase without a move")
+	set.DurationVar(&o.calm, "calm", 60*time.Second, "length of a phase without a move: autovacuum comes once a minute")
 	return func(ctx context.Context, b *bench) (figures, error) {
 		o.bench = b
 		return o.run(ctx)
