@@ -337,13 +337,13 @@ func (o *onlineMove) hashesOf(ctx context.Context, t convert.Table, keys [][]str
 func (o *onlineMove) ofTenant() string { return `tenant_id = '` + o.v.Tenant.String() + `' AND ` }
 
 // hashesByKey reads the hashes of rows, in the order of their keys. The keys are an array for each of their columns, which
-// the database takes faster than a list; and no plan may read all rows to find these.
+// the database takes faster than a list. It looks up key after key, as package change does and for its reasons.
 func hashesByKey(ctx context.Context, tx pgx.Tx, t convert.Table, table, own string, keys [][]string, typeOf func(convert.Column) string) ([]hashed, error) {
 	out := make([]hashed, len(keys))
 	if len(keys) == 0 {
 		return out, nil
 	}
-	var arrays, names, on []string
+	var arrays, names, key []string
 	var args []any
 	for i, k := range t.Key {
 		column := make([]string, len(keys))
@@ -353,14 +353,15 @@ func hashesByKey(ctx context.Context, tx pgx.Tx, t convert.Table, table, own str
 		name := "coditect_key" + strconv.Itoa(i)
 		at := slices.IndexFunc(t.Columns, func(c convert.Column) bool { return c.Name == k })
 		arrays, args = append(arrays, fmt.Sprintf("$%d::text[]::%s[]", i+1, typeOf(t.Columns[at]))), append(args, column)
-		names, on = append(names, name), append(on, quoted(k)+" = "+name)
+		names, key = append(names, name), append(key, quoted(t.Name, k))
 	}
 	b := &pgx.Batch{}
-	b.Queue(`SET LOCAL enable_hashjoin = off`)
-	b.Queue(`SET LOCAL enable_mergejoin = off`)
-	b.Queue(`SET LOCAL enable_seqscan = off`)
-	b.Queue(fmt.Sprintf(`SELECT array_agg(coditect_n), array_agg(%s) FROM unnest(%s) WITH ORDINALITY AS coditect_u(%s, coditect_n) JOIN %s ON %s%s`,
-		rowHash(t), strings.Join(arrays, ", "), strings.Join(names, ", "), table, own, strings.Join(on, " AND ")), args...).QueryRow(func(row pgx.Row) error {
+	for _, other := range []string{"enable_seqscan", "enable_sort", "enable_incremental_sort", "enable_bitmapscan"} {
+		b.Queue(`SET LOCAL ` + other + ` = off`)
+	}
+	b.Queue(fmt.Sprintf(`SELECT array_agg(coditect_n), array_agg(coditect_hash) FROM unnest(%s) WITH ORDINALITY AS coditect_u(%s, coditect_n)
+			CROSS JOIN LATERAL (SELECT %s AS coditect_hash FROM %s WHERE %s(%s) >= (%[2]s) AND (%[6]s) <= (%[2]s) ORDER BY %[6]s LIMIT 1) coditect_x`,
+		strings.Join(arrays, ", "), strings.Join(names, ", "), rowHash(t), table, own, strings.Join(key, ", ")), args...).QueryRow(func(row pgx.Row) error {
 		var at, hashes []int64
 		if err := row.Scan(&at, &hashes); err != nil {
 			return err

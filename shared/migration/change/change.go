@@ -126,9 +126,8 @@ func Prepare(t Target, changes []Change) (*Prepared, error) {
 // both is refused by a unique constraint and is not a Mismatch is the database's error.
 //
 // The caller has begun tx with the canonical text settings and session_replication_role = replica:
-// neither foreign keys nor triggers are looked after here. A hash or merge join would read all of
-// the tenant's rows to find a few, so Apply may switch them off until tx ends; where the planner
-// has no statistics, switch enable_seqscan off as well.
+// neither foreign keys nor triggers are looked after here. Apply switches off some of
+// the planner's choices until tx ends. The table must not be partitioned.
 func (p *Prepared) Apply(ctx context.Context, tx pgx.Tx) error {
 	if len(p.changes) == 0 {
 		return nil

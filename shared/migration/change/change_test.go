@@ -388,6 +388,53 @@ func TestMismatch(t *testing.T) {
 }
 
 // What a target cannot take is refused before the database is asked.
+// Of a tenant that has come since the statistics were gathered the planner thinks that it has a row, and would read all
+// of its rows for a few changes, or all of them for each change.
+func TestOnlyRowsThatChangeAreRead(t *testing.T) {
+	const rows, changed = 20_000, 300
+	env := citustest.New(t)
+	for _, s := range shapes {
+		if !s.target.HasTenant {
+			continue // the table has the tenant's rows only
+		}
+		t.Run(s.name, func(t *testing.T) {
+			to := s.make(t, env, "read "+s.name)
+			table := pgx.Identifier{to.Schema, to.Table}.Sanitize()
+			exec := func(sql string, args ...any) {
+				_, err := env.Control.Exec(t.Context(), sql, args...)
+				require.NoError(t, err)
+			}
+			key := `n`
+			if to.Key[0] == "Key" {
+				key = `('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid`
+			}
+			fill := `INSERT INTO ` + table + ` (tenant_id, ` + pgx.Identifier{to.Key[0]}.Sanitize() + `, name, big) SELECT $1, ` + key + `, 'n', 'b' FROM generate_series(1, $2) n`
+			exec(fill, tenant.NewID(), rows)
+			exec(`ANALYZE ` + table)
+			exec(fill, to.Tenant, rows)
+			var changes []change.Change
+			for n := range changed {
+				cell, null := change.Cell{Text: "new"}, change.Cell{Null: true}
+				key := keyOfNumber(to, 1+n*rows/changed)
+				c := change.Change{Op: change.Delete, Key: key}
+				if n%3 > 0 {
+					c = change.Change{Op: change.Update, Key: key, Row: rowOf(to, 1+n*rows/changed, cell, null, change.Cell{Text: "new", Unchanged: n%3 == 1})}
+				}
+				changes = append(changes, c)
+			}
+			var read int64
+			require.NoError(t, within(t.Context(), t, env, func(tx pgx.Tx) error {
+				if err := change.Apply(t.Context(), tx, to, changes); err != nil {
+					return err
+				}
+				return tx.QueryRow(t.Context(), `SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = $1::regclass`, table).Scan(&read)
+			}))
+			require.LessOrEqual(t, read, int64(3*changed))
+			require.Positive(t, read)
+		})
+	}
+}
+
 func TestChangesThatFitNoTable(t *testing.T) {
 	to := shapes[1].target
 	to.Table, to.Tenant = "x", tenant.NewID()

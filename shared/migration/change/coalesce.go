@@ -42,6 +42,7 @@ type row struct {
 	origin []string // its key before the changes; nil for one that was not there
 	key    []string // its key after them; nil for one that is gone
 	cells  []Cell   // with an origin, those that are Unchanged stay what they were
+	place  string   // where it is in the table (ctid), where that was looked up
 }
 
 // partial: some of its values are known to the database alone.

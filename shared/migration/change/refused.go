@@ -18,13 +18,7 @@ func (a *applier) diagnose(ctx context.Context, tx pgx.Tx, p *plan) (*Mismatch, 
 	for i, k := range p.keys {
 		keys[i] = k.key
 	}
-	arrays, on := make([]string, len(a.Key)), make([]string, len(a.Key))
-	for i, k := range a.Key {
-		arrays[i] = fmt.Sprintf("$%d::text[]", i+1)
-		on[i] = fmt.Sprintf("t.%s = u.k%d::%s", quoted(k), i, a.typeOf(i))
-	}
-	rows, err := tx.Query(ctx, fmt.Sprintf(`SELECT u.n FROM unnest(%s) WITH ORDINALITY AS u(%s, n) JOIN %s t ON %s%s`,
-		strings.Join(arrays, ", "), numbered("k", len(a.Key)), a.table(), a.ofTenant(), strings.Join(on, " AND ")), a.keyArgs(keys)...)
+	rows, err := tx.Query(ctx, `SELECT n FROM `+a.byKeys("1"), a.keyArgs(keys)...)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +62,12 @@ func (a *applier) oneByOne(ctx context.Context, tx pgx.Tx, changes []Change) err
 			continue
 		}
 		if c.Op != Insert {
-			a.queueOne(b, c, `DELETE FROM `+a.table()+` t WHERE `+a.keyIs(), a.keyArgs([][]string{c.Key}))
+			on := make([]string, len(a.Key))
+			args := make([]any, len(a.Key))
+			for i, k := range a.Key {
+				on[i], args[i] = fmt.Sprintf("t.%s = $%d::text::%s", quoted(k), i+1, a.typeOf(i)), c.Key[i]
+			}
+			a.queueOne(b, c, `DELETE FROM `+a.table()+` t WHERE `+a.ofTenant()+strings.Join(on, " AND "), args)
 		}
 		if c.Op != Delete {
 			a.queueInsert(b, r)

@@ -16,27 +16,11 @@ import (
 // whole, so that none of their values is in the way of a unique constraint; then the rest is
 // changed where it is; then comes what is new.
 func (a *applier) bySets(ctx context.Context, tx pgx.Tx, p *plan) error {
-	b := &pgx.Batch{}
-	b.Queue(`SAVEPOINT coditect_change`)
-	if len(p.part) > 0 || len(a.Key) > 1 { // a key of one column is found without a join
-		b.Queue(`SET LOCAL enable_hashjoin = off`)
-		b.Queue(`SET LOCAL enable_mergejoin = off`)
+	places, err := a.locate(ctx, tx, p)
+	if err != nil {
+		return err
 	}
-	if len(p.probe) > 0 {
-		b.Queue(`SELECT count(*) FROM `+a.table()+` t WHERE `+a.keyIs(), a.keyArgs(p.probe)...).QueryRow(func(row pgx.Row) error {
-			var n int64
-			err := row.Scan(&n)
-			return expect(n, 0, err)
-		})
-	}
-	if len(p.drop) > 0 {
-		b.Queue(`DELETE FROM `+a.table()+` t WHERE `+a.keyIs(), a.keyArgs(p.drop)...).Exec(touches(len(p.drop)))
-	}
-	for _, g := range a.alike(p.part) {
-		sql, args := a.update(g)
-		b.Queue(sql, args...).Exec(touches(len(g.rows)))
-	}
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+	if err := a.changePlaces(ctx, tx, p, places); err != nil {
 		return err
 	}
 	if len(p.whole) > 0 {
@@ -45,8 +29,91 @@ func (a *applier) bySets(ctx context.Context, tx pgx.Tx, p *plan) error {
 			return err
 		}
 	}
-	_, err := tx.Exec(ctx, `RELEASE SAVEPOINT coditect_change`)
+	_, err = tx.Exec(ctx, `RELEASE SAVEPOINT coditect_change`)
 	return err
+}
+
+// locate looks up where the rows are that are to be dropped, and those to be changed in part, in this order; and
+// that those are not there that must not be.
+//
+// It looks up key after key, by the primary key's index, whatever the planner thinks of it. Where it knows nothing of a
+// tenant, it takes it to have a row or two: any index that begins with the tenant would do, and to join the keys to its
+// rows, each with each. A DELETE or an UPDATE cannot be kept from that; but it finds a row at its place, if an index is no
+// choice.
+func (a *applier) locate(ctx context.Context, tx pgx.Tx, p *plan) (places []string, err error) {
+	b := &pgx.Batch{}
+	b.Queue(`SAVEPOINT coditect_change`)
+	for _, other := range otherPlans {
+		b.Queue(`SET LOCAL ` + other + ` = off`)
+	}
+	if len(p.probe) > 0 {
+		b.Queue(`SELECT count(*) FROM `+a.byKeys("1"), a.keyArgs(p.probe)...).QueryRow(func(row pgx.Row) error {
+			var n int64
+			err := row.Scan(&n)
+			return expect(n, 0, err)
+		})
+	}
+	keys := slices.Clone(p.drop)
+	for _, r := range p.part {
+		keys = append(keys, r.origin)
+	}
+	if len(keys) > 0 {
+		b.Queue(`SELECT array_agg(x::text ORDER BY n) FROM `+a.byKeys("t.ctid"), a.keyArgs(keys)...).QueryRow(func(row pgx.Row) error {
+			err := row.Scan(&places)
+			return expect(int64(len(places)), len(keys), err)
+		})
+	}
+	return places, tx.SendBatch(ctx, b).Close()
+}
+
+// otherPlans are the planner's, beside looking up what [applier.byKeys] does by an index in the order of the key, and
+// finding a row at its place.
+var otherPlans = []string{"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_incremental_sort", "enable_hashjoin", "enable_mergejoin"}
+
+// byKeys is what a row has, as x, for those of the keys that follow as arrays of text, one for each of their columns, that
+// are there; n is a key's number.
+func (a *applier) byKeys(what string) string {
+	arrays, key := make([]string, len(a.Key)), make([]string, len(a.Key))
+	for i, k := range a.Key {
+		arrays[i], key[i] = fmt.Sprintf("$%d::text[]::%s[]", i+1, a.typeOf(i)), "t."+quoted(k)
+	}
+	given, order := numbered("u.k", len(a.Key)), strings.Join(key, ", ")
+	// What is equal needs no order: the key is between itself and itself.
+	return fmt.Sprintf("unnest(%s) WITH ORDINALITY AS u(%s, n) CROSS JOIN LATERAL (SELECT %s AS x FROM %s t WHERE %s(%s) >= (%s) AND (%[6]s) <= (%[7]s) ORDER BY %[6]s LIMIT 1) y",
+		strings.Join(arrays, ", "), numbered("k", len(a.Key)), what, a.table(), a.ofTenant(), order, given)
+}
+
+// changePlaces drops rows and changes others at their places.
+func (a *applier) changePlaces(ctx context.Context, tx pgx.Tx, p *plan, places []string) error {
+	if len(places) == 0 {
+		return nil
+	}
+	b := &pgx.Batch{}
+	b.Queue(`SET LOCAL enable_indexscan = off`)
+	if n := len(p.drop); n > 0 {
+		sql, args := a.dropAt(p.drop, places[:n])
+		b.Queue(sql, args...).Exec(touches(n))
+	}
+	for i, r := range p.part {
+		r.place = places[len(p.drop)+i]
+	}
+	for _, g := range a.alike(p.part) {
+		sql, args := a.update(g)
+		b.Queue(sql, args...).Exec(touches(len(g.rows)))
+	}
+	b.Queue(`SET LOCAL enable_indexscan = DEFAULT`)
+	return tx.SendBatch(ctx, b).Close()
+}
+
+// dropAt deletes rows at their places, if they have these keys still.
+func (a *applier) dropAt(keys [][]string, places []string) (sql string, args []any) {
+	arrays, on := []string{"$1::text[]::tid[]"}, make([]string, len(a.Key))
+	for i, k := range a.Key {
+		arrays = append(arrays, fmt.Sprintf("$%d::text[]::%s[]", i+2, a.typeOf(i)))
+		on[i] = fmt.Sprintf("t.%s = u.k%d", quoted(k), i)
+	}
+	return fmt.Sprintf("DELETE FROM %s t USING unnest(%s) AS u(place, %s) WHERE %st.ctid = u.place AND %s", a.table(), strings.Join(arrays, ", "),
+		numbered("k", len(a.Key)), a.ofTenant(), strings.Join(on, " AND ")), append([]any{places}, a.keyArgs(keys)...)
 }
 
 // errCount: a statement touched more or fewer rows than it should have.
@@ -77,22 +144,6 @@ func (a *applier) ofTenant() string {
 
 // typeOf is the type of one of the key's columns.
 func (a *applier) typeOf(key int) string { return a.Columns[a.keyAt[key]].Type }
-
-// keyIs is a condition on the key: it is one of those that follow as arrays of text, one for
-// each of its columns. An index serves it.
-func (a *applier) keyIs() string {
-	if len(a.Key) == 1 {
-		return fmt.Sprintf("%st.%s = ANY($1::text[]::%s[])", a.ofTenant(), quoted(a.Key[0]), a.typeOf(0))
-	}
-	columns, arrays, values := make([]string, len(a.Key)), make([]string, len(a.Key)), make([]string, len(a.Key))
-	for i, k := range a.Key {
-		columns[i] = "t." + quoted(k)
-		arrays[i] = fmt.Sprintf("$%d::text[]::%s[]", i+1, a.typeOf(i))
-		values[i] = fmt.Sprintf("k%d", i)
-	}
-	return fmt.Sprintf("%s(%s) IN (SELECT %s FROM unnest(%s) AS u(%s))", a.ofTenant(), strings.Join(columns, ", "), strings.Join(values, ", "),
-		strings.Join(arrays, ", "), numbered("k", len(a.Key)))
-}
 
 // numbered lists k0, k1, …
 func numbered(name string, n int) string {
@@ -171,14 +222,14 @@ func (a *applier) isKey(column int) bool {
 	return false
 }
 
-// update is one statement that changes a group's rows, and counts those that have nothing to set.
 // alone: values of these columns cannot be the elements of an array, so their rows are changed one
 // by one. (PostgreSQL takes an array of arrays for one of two dimensions.)
 func (a *applier) alone(set []int) bool {
 	return slices.ContainsFunc(set, func(c int) bool { return strings.HasSuffix(a.Columns[c].Type, "[]") })
 }
 
-// update is one statement that changes a group's rows. Its values are cast before they are columns
+// update is one statement that changes a group's rows, at their places where they are known, and counts those that have
+// nothing to set. Its values are cast before they are columns
 // of anything: Citus takes no UPDATE that casts a column by a function that depends on settings.
 func (a *applier) update(g *group) (sql string, args []any) {
 	var sets, on, arrays []string
@@ -194,6 +245,9 @@ func (a *applier) update(g *group) (sql string, args []any) {
 		args = append(args, column)
 		arrays = append(arrays, fmt.Sprintf("$%d::text[]::%s[]", len(args), typ))
 		return fmt.Sprintf("u.v%d", len(args)-1)
+	}
+	if g.rows[0].place != "" {
+		on = append(on, "t.ctid = "+add("tid", func(r *row) *string { return &r.place }))
 	}
 	for i, k := range a.Key {
 		on = append(on, fmt.Sprintf("t.%s = %s", quoted(k), add(a.typeOf(i), func(r *row) *string { return &r.origin[i] })))
