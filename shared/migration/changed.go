@@ -14,6 +14,7 @@ import (
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration/catalog"
+	"github.com/coditect/platform/shared/migration/change"
 	"github.com/coditect/platform/shared/migration/convert"
 	"github.com/coditect/platform/shared/migration/stream"
 )
@@ -356,8 +357,8 @@ func hashesByKey(ctx context.Context, tx pgx.Tx, t convert.Table, table, own str
 		names, key = append(names, name), append(key, quoted(t.Name, k))
 	}
 	b := &pgx.Batch{}
-	for _, other := range []string{"enable_seqscan", "enable_sort", "enable_incremental_sort", "enable_bitmapscan"} {
-		b.Queue(`SET LOCAL ` + other + ` = off`)
+	for _, set := range change.ByKeyAlone() {
+		b.Queue(set)
 	}
 	b.Queue(fmt.Sprintf(`SELECT array_agg(coditect_n), array_agg(coditect_hash) FROM unnest(%s) WITH ORDINALITY AS coditect_u(%s, coditect_n)
 			CROSS JOIN LATERAL (SELECT %s AS coditect_hash FROM %s WHERE %s(%s) >= (%[2]s) AND (%[6]s) <= (%[2]s) ORDER BY %[6]s LIMIT 1) coditect_x`,

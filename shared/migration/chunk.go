@@ -219,12 +219,17 @@ func digestsOf(ctx context.Context, from, green pgx.Tx, l convert.Layout, t conv
 	sum := func(tx pgx.Tx, source string, d *digest) error {
 		return tx.QueryRow(ctx, `SELECT count(*), coalesce(`+sums+`, '') FROM (SELECT `+rowText(t)+` AS r FROM `+source+`) x`, pgx.QueryExecModeExec).Scan(&d.Rows, &d.Hash)
 	}
+	if err := byKeyAlone(ctx, green); err != nil {
+		return inBlue, inGreen, err
+	}
 	in := inChunk(t, c)
 	err = both(ctx,
 		func(context.Context) error {
 			return sum(from, quoted(v.Schema, t.Name)+` WHERE `+ownRows(t, v)+in, &inBlue)
 		},
-		func(context.Context) error { return sum(green, ofTenant(l, t, v)+` AND `+in, &inGreen) })
+		func(context.Context) error {
+			return sum(green, ofTenant(l, t, v)+` AND `+in+` ORDER BY `+byKey(t, quoted(t.Name)), &inGreen)
+		})
 	return inBlue, inGreen, err
 }
 

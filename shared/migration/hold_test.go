@@ -22,6 +22,7 @@ type held struct {
 	*world
 	run  migration.Run
 	ids  []tenant.ID
+	end  func() // of its steps and sweeps
 	mu   sync.Mutex
 	seen []migration.LagAlarm
 }
@@ -31,10 +32,10 @@ func hold(t *testing.T, w *world, ids []tenant.ID, batchSize int, cfg migration.
 	w.Mover = migration.New(w.Migrator, w.Queue, cfg, opts...)
 	run, _, err := w.Mover.Start(t.Context(), migration.Plan{Source: "platform", Tenants: ids, BatchSize: batchSize, Actor: "test", Hold: true, Concurrency: 1})
 	require.NoError(t, err)
-	h := &held{world: w, run: run, ids: ids}
 	stop := make(chan struct{})
 	var group sync.WaitGroup
-	t.Cleanup(func() { close(stop); group.Wait() })
+	h := &held{world: w, run: run, ids: ids, end: sync.OnceFunc(func() { close(stop); group.Wait() })}
+	t.Cleanup(h.end)
 	ctx := t.Context()
 	group.Go(func() {
 		tick := time.NewTicker(50 * time.Millisecond)

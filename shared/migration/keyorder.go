@@ -12,6 +12,7 @@ import (
 
 	"github.com/coditect/platform/shared/fault"
 	"github.com/coditect/platform/shared/migration/catalog"
+	"github.com/coditect/platform/shared/migration/change"
 	"github.com/coditect/platform/shared/migration/convert"
 )
 
@@ -222,18 +223,27 @@ func keyColumnsOf(width int, keys [][]string) []any {
 }
 
 // oneByOne makes a query of one row into that of the rows with each of a list of keys, which follows as
-// keyList says. The row is looked up by the index of its key: left to itself, the planner would read all of the
-// tenant's rows for each list, or compare all of them with the whole list, where it has no statistics yet.
+// keyList says. The transaction must find them [byKeyAlone]: left to itself, the planner would read all of the
+// tenant's rows for each list, or for each key of it, where it has no statistics yet.
 func oneByOne(t convert.Table, types []string, columns, source string) string {
-	is := make([]string, len(types))
+	given := make([]string, len(types))
 	for i, name := range keyNames(len(types)) {
-		is[i] = quoted(t.Key[i]) + " = u." + name + "::" + types[i]
+		given[i] = "u." + name + "::" + types[i]
 	}
-	return fmt.Sprintf("SELECT x.* FROM %s CROSS JOIN LATERAL (SELECT %s FROM %s %s OFFSET 0) x", keyList(len(types)), columns, source, strings.Join(is, " AND "))
+	order := byKey(t, quoted(t.Name))
+	// What is equal needs no order: the key is between itself and itself.
+	return fmt.Sprintf("SELECT x.* FROM %s CROSS JOIN LATERAL (SELECT %s FROM %s (%s) >= (%s) AND (%[4]s) <= (%[5]s) ORDER BY %[4]s LIMIT 1) x",
+		keyList(len(types)), columns, source, order, strings.Join(given, ", "))
 }
+
+// byKeyAlone has what a transaction reads in the order of a key read by that key's index.
+func byKeyAlone(ctx context.Context, tx pgx.Tx) error { return execAll(ctx, tx, change.ByKeyAlone()) }
 
 // rowsOfKeys reads the hashes of the rows with some keys. The source ends in a condition on something else.
 func rowsOfKeys(ctx context.Context, tx pgx.Tx, t convert.Table, v Move, source string, types []string, keys [][]string) (map[rowKey]string, error) {
+	if err := byKeyAlone(ctx, tx); err != nil {
+		return nil, err
+	}
 	rows, err := tx.Query(ctx, oneByOne(t, types, rowHash(t)+"::text, "+keyColumns(t), source), append([]any{pgx.QueryExecModeExec}, keyColumnsOf(len(types), keys)...)...)
 	if err != nil {
 		return nil, err
@@ -338,6 +348,9 @@ func (o *onlineMove) empty(ctx context.Context, tx pgx.Tx, t convert.Table, orde
 		return nil
 	}
 	if _, err := tx.Exec(ctx, `DECLARE coditect_keys NO SCROLL CURSOR FOR SELECT `+keyColumns(t)+` FROM `+ofTenant(o.l, t, o.v), pgx.QueryExecModeExec); err != nil {
+		return err
+	}
+	if err := byKeyAlone(ctx, tx); err != nil {
 		return err
 	}
 	types := keyTypes(t)

@@ -277,3 +277,55 @@ func TestKeysAreNotProvedBeforeTheStreamHasReachedTheCopy(t *testing.T) {
 	require.Equal(t, migration.Counts{migration.Green: 1}, inspect(t, w, run).Counts)
 	require.Positive(t, identical(t, w, w.BlueAdmin, blueSchema(id), "app", id, true))
 }
+
+// In a table that many tenants share the planner knows a new one by the statistics of the others: it may think that it has
+// a row. No step may read all of a tenant's rows for a few, and none all of them for each.
+func TestATenantThatThePlannerDoesNotKnow(t *testing.T) {
+	const rows, changed = 20_000, 1_000
+	w := newWorld(t, citustest.New(t))
+	ctx := t.Context()
+	id := w.NewTenant(t, tenant.Blue)
+	schema := blueSchema(id)
+	blue := w.Blue(t)
+	exec := func(db interface {
+		Exec(context.Context, string, ...any) (pgconn.CommandTag, error)
+	}, sql string, args ...any) {
+		_, err := db.Exec(ctx, sql, args...)
+		require.NoError(t, err)
+	}
+	const columns = ` (tenant_id, id, project_id, title, description, status, priority, created_at, updated_at) `
+	exec(w.Control, `ALTER TABLE app.task SET (autovacuum_enabled = false)`)
+	other := w.NewTenant(t, tenant.Green)
+	exec(w.Control, `INSERT INTO app.project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $1, 'p', now(), now())`, other)
+	exec(w.Control, `INSERT INTO app.task`+columns+`SELECT $1, gen_random_uuid(), $1, 'n', '', 'todo', 0, now(), now() FROM generate_series(1, $2)`, other, rows)
+	exec(w.Control, `ANALYZE app.task`)
+	exec(blue, `INSERT INTO `+schema+`.project (tenant_id, id, name, created_at, updated_at) VALUES ($1, $1, 'p', now(), now())`, id)
+	exec(blue, `ALTER TABLE `+schema+`.task ALTER description SET STORAGE EXTERNAL`)
+	exec(blue, `INSERT INTO `+schema+`.task`+columns+`SELECT $1, gen_random_uuid(), $1, i::text, CASE WHEN i <= $2 THEN repeat('large', 1000) ELSE '' END, 'todo', 0, now(), now() FROM generate_series(1, $3) i`, id, changed, rows)
+	exec(blue, `ANALYZE`)
+	h := hold(t, w, []tenant.ID{id}, 1, online)
+	h.become(t, migration.Counts{migration.Following: 1})
+	const rounds = 10
+	for n := range rounds {
+		const some = ` WHERE title::int > $1 AND title::int <= $1 + $2`
+		first, each := n*changed/rounds, changed/rounds
+		exec(blue, `UPDATE `+schema+`.task SET version = 7`+some, first, each) // the large value is not sent
+		exec(blue, `UPDATE `+schema+`.task SET version = 7`+some, first+changed, each)
+		exec(blue, `DELETE FROM `+schema+`.task`+some, first+2*changed, each)
+		require.Eventually(t, func() (there bool) {
+			return w.Control.QueryRow(ctx, `SELECT changes = $2 FROM control.applied WHERE tenant_id = $1`, id, 3*each*(n+1)).Scan(&there) == nil && there
+		}, 20*time.Second, 10*time.Millisecond)
+	}
+	_, err := w.Mover.LetGo(ctx, h.run.ID, nil, 0, "test")
+	require.NoError(t, err)
+	h.become(t, migration.Counts{migration.Green: 1})
+	require.Equal(t, rows-changed+1, identical(t, w, w.BlueAdmin, schema, "app", id, true))
+	h.end()
+	// What a session has read is counted for all to see at the latest when it ends.
+	exec(w.Control, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'coditect_migrator'`)
+	var read int64
+	require.NoError(t, w.Control.QueryRow(ctx, `SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_all_tables WHERE relid = 'app.task'::regclass`).Scan(&read))
+	t.Logf("%d rows were read", read)
+	require.Less(t, read, int64(6*rows))
+	require.Greater(t, read, int64(rows))
+}

@@ -126,7 +126,7 @@ func (m *Mover) missingInBlue(ctx context.Context, w *wayBack, t convert.Table, 
 	var keys [][]string
 	err = m.readGreen(ctx, func(green pgx.Tx) error {
 		// By the index that has this order: without statistics, all of the tenant's keys would be sorted for each chunk.
-		if err := execAll(ctx, green, []string{`SET LOCAL enable_sort = off`, `SET LOCAL enable_bitmapscan = off`}); err != nil {
+		if err := byKeyAlone(ctx, green); err != nil {
 			return err
 		}
 		rows, err := green.Query(ctx, fmt.Sprintf(`SELECT %s FROM %s ORDER BY %s LIMIT %d`, keyColumns(t), greensRows(w.layout, t, w.Move)+inChunk(t, chunk{after: c.after}),
@@ -145,6 +145,9 @@ func (m *Mover) missingInBlue(ctx context.Context, w *wayBack, t convert.Table, 
 	}
 	types := blueKeyTypes(t, w.Move)
 	err = frozen(ctx, w.blue, func(tx pgx.Tx) error {
+		if err := byKeyAlone(ctx, tx); err != nil {
+			return err
+		}
 		for some := range slices.Chunk(keys, keysAtOnce) {
 			rows, err := tx.Query(ctx, oneByOne(t, types, keyColumns(t), bluesRows(t, w.Move)), append([]any{pgx.QueryExecModeExec}, keyColumnsOf(len(types), some)...)...)
 			if err != nil {

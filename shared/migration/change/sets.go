@@ -36,15 +36,13 @@ func (a *applier) bySets(ctx context.Context, tx pgx.Tx, p *plan) error {
 // locate looks up where the rows are that are to be dropped, and those to be changed in part, in this order; and
 // that those are not there that must not be.
 //
-// It looks up key after key, by the primary key's index, whatever the planner thinks of it. Where it knows nothing of a
-// tenant, it takes it to have a row or two: any index that begins with the tenant would do, and to join the keys to its
-// rows, each with each. A DELETE or an UPDATE cannot be kept from that; but it finds a row at its place, if an index is no
-// choice.
+// It looks up key after key, for the reasons that [ByKeyAlone] has; the keys would be joined to the tenant's rows, each with
+// each. A DELETE or an UPDATE cannot be kept from that; but it finds a row at its place, if an index is no choice.
 func (a *applier) locate(ctx context.Context, tx pgx.Tx, p *plan) (places []string, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`SAVEPOINT coditect_change`)
-	for _, other := range otherPlans {
-		b.Queue(`SET LOCAL ` + other + ` = off`)
+	for _, set := range slices.Concat(ByKeyAlone(), []string{`SET LOCAL enable_hashjoin = off`, `SET LOCAL enable_mergejoin = off`}) {
+		b.Queue(set)
 	}
 	if len(p.probe) > 0 {
 		b.Queue(`SELECT count(*) FROM `+a.byKeys("1"), a.keyArgs(p.probe)...).QueryRow(func(row pgx.Row) error {
@@ -66,9 +64,12 @@ func (a *applier) locate(ctx context.Context, tx pgx.Tx, p *plan) (places []stri
 	return places, tx.SendBatch(ctx, b).Close()
 }
 
-// otherPlans are the planner's, beside looking up what [applier.byKeys] does by an index in the order of the key, and
-// finding a row at its place.
-var otherPlans = []string{"enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_incremental_sort", "enable_hashjoin", "enable_mergejoin"}
+// ByKeyAlone are statements after which the planner reads rows in the order of a key by an index that has this order, until
+// the transaction ends. Where it knows nothing of a tenant, it takes it to have a row or two: any index that begins with the
+// tenant would do, and a sort would cost nothing.
+func ByKeyAlone() []string {
+	return []string{`SET LOCAL enable_seqscan = off`, `SET LOCAL enable_bitmapscan = off`, `SET LOCAL enable_sort = off`, `SET LOCAL enable_incremental_sort = off`}
+}
 
 // byKeys is what a row has, as x, for those of the keys that follow as arrays of text, one for each of their columns, that
 // are there; n is a key's number.
