@@ -263,6 +263,7 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 	defer func() { _ = report() }()
 	receive, end := receiver(ctx, conn)
 	defer end()
+	woke := time.Now()
 	for !s.ended.Load() && (time.Now().Before(s.until) || d.open) {
 		msg, err := receive()
 		if ctx.Err() != nil {
@@ -284,10 +285,12 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 				return err
 			}
 		}
-		if quiet && !asked && conn.Frontend().ReadBufferLen() == 0 {
+		// What is encrypted comes message by message: that nothing more was read does not mean that there is nothing.
+		if quiet && !asked && conn.Frontend().ReadBufferLen() == 0 && time.Since(woke) > napFor/10 {
 			if err := nap(ctx, conn.Conn()); err != nil {
 				return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
 			}
+			woke = time.Now()
 		}
 		if asked || time.Since(status) > statusEvery {
 			if err := report(); err != nil {

@@ -192,8 +192,6 @@ func TestChangesAreSpooledInTheOrderOfTheirCommits(t *testing.T) {
 	require.Equal(t, got, w.spool(t, w.id), "received again, nothing is spooled twice")
 }
 
-// A receiver that ends between the commit of a part and the next one, in the middle of one large
-// transaction, and one that ends before it could confirm, are followed by one that goes on.
 // A hundred tenants that each write a little are not a hundred commits a moment in green; but whoever
 // raises a fence has writers waiting.
 func TestChangesOfManyTransactionsAreSpooledTogether(t *testing.T) {
@@ -228,6 +226,8 @@ func TestChangesOfManyTransactionsAreSpooledTogether(t *testing.T) {
 	require.ErrorIs(t, <-done, context.Canceled)
 }
 
+// A receiver that ends between the commit of a part and the next one, in the middle of one large
+// transaction, and one that ends before it could confirm, are followed by one that goes on.
 func TestReceiverDiesInTheMiddleOfATransaction(t *testing.T) {
 	w := newWorld(t)
 	const rows = 12_000

@@ -32,8 +32,9 @@ type writer struct {
 	when  time.Time
 	last  bool // nothing more will come
 
-	urgent    bool      // somebody waits for what was taken
-	committed time.Time // changes, the last time
+	urgent    bool      // somebody waits for what was taken,
+	whole     bool      // which is all there
+	committed time.Time // changes or the end of some, the last time
 }
 
 // How often is committed, when blue sends no more than that: changes that nobody waits for, so that those of many
@@ -103,9 +104,9 @@ func await(events <-chan event, patience time.Duration) (e event, ok, late bool)
 	}
 }
 
-// canWait is for how long the changes that were taken may wait for others.
+// canWait is for how long what was taken may wait for more.
 func (w *writer) canWait() time.Duration {
-	if len(w.rows) == 0 || w.urgent {
+	if len(w.rows) == 0 && w.count == 0 || w.urgent {
 		return 0
 	}
 	return gatherFor - time.Since(w.committed)
@@ -127,7 +128,10 @@ func (w *writer) beat(ctx context.Context) error {
 }
 
 func (w *writer) take(e event) {
-	w.end, w.urgent = max(w.end, e.end), w.urgent || e.urgent
+	w.end = max(w.end, e.end)
+	if e.urgent {
+		w.urgent, w.whole = true, false
+	}
 	for _, c := range e.changes {
 		w.takeChange(c)
 	}
@@ -138,6 +142,7 @@ func (w *writer) take(e event) {
 	case e.commit != 0:
 		w.to, w.part, w.when = e.commit, [2]int64{}, e.when
 		w.count++
+		w.whole = w.urgent
 	case e.idle != nil:
 		at := e.idle.at.Swap(taken)
 		w.end, w.to = max(w.end, at), max(w.to, at) // of a transaction that is there in part, the rest is yet to come
@@ -193,11 +198,11 @@ func (w *writer) flush(ctx context.Context) error {
 	w.confirmed.Store(uint64(w.to))
 	w.out.Changes += int64(len(w.rows))
 	w.out.Transactions += w.count
-	if len(w.rows) > 0 {
+	if !quiet {
 		w.committed = now
 	}
-	if w.part == [2]int64{} {
-		w.urgent = false // its transaction is whole
+	if w.whole {
+		w.urgent, w.whole = false, false
 	}
 	clear(w.rows) // large ones must not stay
 	w.rows, w.bytes, w.count, w.when = w.rows[:0], 0, 0, time.Time{}
