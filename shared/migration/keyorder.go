@@ -347,34 +347,37 @@ func (o *onlineMove) empty(ctx context.Context, tx pgx.Tx, t convert.Table, orde
 		}
 		return nil
 	}
-	if _, err := tx.Exec(ctx, `DECLARE coditect_keys NO SCROLL CURSOR FOR SELECT `+keyColumns(t)+` FROM `+ofTenant(o.l, t, o.v), pgx.QueryExecModeExec); err != nil {
+	if _, err := tx.Exec(ctx, `DECLARE coditect_keys NO SCROLL CURSOR FOR SELECT `+keyColumns(t)+`, ctid::text FROM `+ofTenant(o.l, t, o.v), pgx.QueryExecModeExec); err != nil {
 		return err
 	}
-	if err := byKeyAlone(ctx, tx); err != nil {
+	// At its place a row is found at once, if the planner does not take any index that begins with the tenant for as good.
+	if err := execAll(ctx, tx, append(change.ByKeyAlone(), `SET LOCAL enable_indexscan = off`)); err != nil {
 		return err
 	}
-	types := keyTypes(t)
+	width := len(t.Key)
 	for {
 		rows, err := tx.Query(ctx, `FETCH `+strconv.Itoa(keysAtOnce)+` FROM coditect_keys`, pgx.QueryExecModeExec)
 		if err != nil {
 			return err
 		}
-		keys, err := readKeys(rows, len(types))
+		keys, err := readKeys(rows, width+1)
 		if err != nil {
 			return err
 		}
 		if len(keys) == 0 {
-			_, err := tx.Exec(ctx, `CLOSE coditect_keys`)
-			return err
+			return execAll(ctx, tx, []string{`CLOSE coditect_keys`, `SET LOCAL enable_indexscan = DEFAULT`})
 		}
 		gone, err := order.within(ctx, keys, chunks)
 		if err != nil {
 			return fmt.Errorf("migration: chunks of the keys of table %s: %w", t.Name, err)
 		}
-		tag, err := tx.Exec(ctx, `DELETE FROM `+greensRows(o.l, t, o.v)+`ctid = ANY (ARRAY(`+oneByOne(t, types, "ctid", greensRows(o.l, t, o.v))+`))`,
-			append([]any{pgx.QueryExecModeExec}, keyColumnsOf(len(types), gone)...)...)
+		places := make([]string, len(gone))
+		for i, k := range gone {
+			places[i] = k[width]
+		}
+		tag, err := tx.Exec(ctx, `DELETE FROM `+greensRows(o.l, t, o.v)+`ctid = ANY ($1::text[]::tid[])`, pgx.QueryExecModeExec, places)
 		if err == nil && tag.RowsAffected() != int64(len(gone)) {
-			err = fault.New(fault.Internal, "keys_not_found", "table %s: of %d rows, %d were found again by their keys", t.Name, len(gone), tag.RowsAffected())
+			err = fault.New(fault.Internal, "keys_not_found", "table %s: of %d rows, %d were found again at their places", t.Name, len(gone), tag.RowsAffected())
 		}
 		if err != nil {
 			return err

@@ -136,7 +136,12 @@ func (p *Prepared) Apply(ctx context.Context, tx pgx.Tx) error {
 	if err == nil {
 		return nil
 	}
-	if _, undone := tx.Exec(ctx, `ROLLBACK TO SAVEPOINT coditect_change`); undone != nil {
+	b := &pgx.Batch{}
+	b.Queue(`ROLLBACK TO SAVEPOINT coditect_change`)
+	for _, set := range ByKeyAlone() { // which that has undone
+		b.Queue(set)
+	}
+	if undone := tx.SendBatch(ctx, b).Close(); undone != nil {
 		return fmt.Errorf("change: table %s: %w", p.Table, err)
 	}
 	found, other := p.diagnose(ctx, tx, p.plan)

@@ -387,7 +387,6 @@ func TestMismatch(t *testing.T) {
 	})
 }
 
-// What a target cannot take is refused before the database is asked.
 // Of a tenant that has come since the statistics were gathered the planner thinks that it has a row, and would read all
 // of its rows for a few changes, or all of them for each change.
 func TestOnlyRowsThatChangeAreRead(t *testing.T) {
@@ -435,6 +434,7 @@ func TestOnlyRowsThatChangeAreRead(t *testing.T) {
 	}
 }
 
+// What a target cannot take is refused before the database is asked.
 func TestChangesThatFitNoTable(t *testing.T) {
 	to := shapes[1].target
 	to.Table, to.Tenant = "x", tenant.NewID()

@@ -61,7 +61,8 @@ func (a *applier) locate(ctx context.Context, tx pgx.Tx, p *plan) (places []stri
 			return expect(int64(len(places)), len(keys), err)
 		})
 	}
-	return places, tx.SendBatch(ctx, b).Close()
+	err = tx.SendBatch(ctx, b).Close()
+	return places, err
 }
 
 // ByKeyAlone are statements after which the planner reads rows in the order of a key by an index that has this order, until
@@ -86,7 +87,7 @@ func (a *applier) byKeys(what string) string {
 
 // changePlaces drops rows and changes others at their places.
 func (a *applier) changePlaces(ctx context.Context, tx pgx.Tx, p *plan, places []string) error {
-	if len(places) == 0 {
+	if len(p.drop)+len(p.part) == 0 {
 		return nil
 	}
 	b := &pgx.Batch{}
