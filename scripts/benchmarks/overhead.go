@@ -184,7 +184,7 @@ func (o *overhead) phase(ctx context.Context, ids []tenant.ID, before window) (p
 	if err != nil {
 		return p, after, err
 	}
-	during, err := o.load.between(began, time.Now())
+	during, err := o.load.between(began, began.Add(time.Duration(s.Seconds*float64(time.Second)))) // we have heard of its end later
 	if err != nil {
 		return p, after, err
 	}

@@ -41,6 +41,9 @@ func (m *Mover) moveAhead(ctx context.Context, run Run, blue *citus.Pool, l conv
 	}
 	moves = slices.DeleteFunc(slices.Clone(moves), func(v Move) bool { return wrong[v.Tenant] != "" })
 	m.crash("copy verified")
+	if err := m.sendVacuumAway(ctx, blue, moves); err != nil {
+		return err
+	}
 	for some := range slices.Chunk(moves, m.cfg.FenceTenants) {
 		if err := m.cutOver(ctx, run, blue, session.Conn(), l, shape, some, c); err != nil {
 			return err

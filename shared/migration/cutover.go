@@ -23,6 +23,9 @@ import (
 // An error that belongs to the tenant undoes its move; any other leaves it as it is, fenced,
 // for the next step.
 func (m *Mover) moveFenced(ctx context.Context, run Run, blue *citus.Pool, l convert.Layout, shape string, v Move, stop func() bool) error {
+	if err := m.sendVacuumAway(ctx, blue, []Move{v}); err != nil {
+		return err
+	}
 	group, err := m.fenceGroup(ctx, blue, shape, []Move{v})
 	if err != nil || len(group) == 0 {
 		return err

@@ -200,6 +200,9 @@ func (o *onlineMove) join(ctx context.Context) error {
 		return err
 	}
 	o.m.crash("lane entered")
+	if err := o.m.sendVacuumAway(ctx, o.blue, []Move{o.v}); err != nil {
+		return err
+	}
 	for range fencePatience {
 		if err = stream.Join(ctx, o.blue, o.slot, member, o.m.cfg.LockTimeout); citus.StateOf(err) != lockNotAvailable {
 			break
@@ -321,11 +324,8 @@ func (o *onlineMove) near(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := o.blue.Exec(ctx, `SELECT pg_logical_emit_message(true, 'coditect', 'probe')`); err != nil {
-		return false, err
-	}
 	var at int64
-	if err := o.blue.QueryRow(ctx, `SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint`).Scan(&at); err != nil {
+	if err := o.blue.QueryRow(ctx, `SELECT (pg_logical_emit_message(true, 'coditect', 'probe') - '0/0')::bigint`).Scan(&at); err != nil {
 		return false, err
 	}
 	p, err := o.spooled(ctx, control, at, nearTime)
@@ -364,6 +364,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 // and flips. Writers wait from the first line to the last, and when the end of the stream does not
 // come in time, the fence is lifted and the tenant goes on catching up.
 func (o *onlineMove) cutOver(ctx context.Context) error {
+	if err := o.m.sendVacuumAway(ctx, o.blue, []Move{o.v}); err != nil {
+		return err
+	}
 	defer o.m.calm.enter()()
 	group, err := o.m.fenceGroup(ctx, o.blue, o.shape, []Move{o.v})
 	if err != nil || len(group) == 0 {

@@ -322,7 +322,7 @@ func TestATenantThatThePlannerDoesNotKnow(t *testing.T) {
 	require.Equal(t, rows-changed+1, identical(t, w, w.BlueAdmin, schema, "app", id, true))
 	h.end()
 	// What a session has read is counted for all to see at the latest when it ends.
-	exec(w.Control, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'coditect_migrator'`)
+	exec(w.Control, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'coditect_migrator' AND datname = current_database()`)
 	var read int64
 	require.NoError(t, w.Control.QueryRow(ctx, `SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_all_tables WHERE relid = 'app.task'::regclass`).Scan(&read))
 	t.Logf("%d rows were read", read)

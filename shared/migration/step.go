@@ -288,9 +288,6 @@ func (s *step) prepare(ctx context.Context, run Run, blue *citus.Pool, group []M
 			same = append(same, v)
 		}
 	}
-	if err := m.sendVacuumAway(ctx, blue, same); err != nil {
-		return l, shape, same, err
-	}
 	if run.Source != platformSource { // ours are made with their fences
 		for i, v := range same {
 			if err := m.arm(ctx, blue, v.Schema); err != nil {
