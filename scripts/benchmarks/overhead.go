@@ -4,10 +4,15 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	osexec "os/exec"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/coditect/platform/shared/citus"
+	"github.com/coditect/platform/shared/citus/localpg/child"
 	"github.com/coditect/platform/shared/directory"
 	"github.com/coditect/platform/shared/project"
 	"github.com/coditect/platform/shared/tenant"
@@ -17,7 +22,7 @@ import (
 type overhead struct {
 	neighbours, clients, rounds, small, writers int
 	size, large                                 float64
-	calm, pace, warmUp                          time.Duration
+	calm, pace, warmUp, decoding                time.Duration
 
 	*bench
 	platform *platform
@@ -30,13 +35,14 @@ func overheadFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, er
 	set.IntVar(&o.neighbours, "neighbours", 8, "tenants that stay in blue; pgbench writes them")
 	set.Float64Var(&o.size, "size", 4e7, "bytes of each of them")
 	set.IntVar(&o.clients, "clients", 8, "clients of pgbench, as fast as they can")
-	set.IntVar(&o.rounds, "rounds", 2, "rounds: calm, a large tenant moves, calm, many small ones move, calm")
+	set.IntVar(&o.rounds, "rounds", 2, "rounds: calm, PostgreSQL decodes, calm, a large tenant moves, calm, many small ones move, calm")
 	set.Float64Var(&o.large, "large", 1e8, "bytes of the large tenant of a round, which moves online; 0: none")
 	set.IntVar(&o.small, "small", 200, "small tenants of a round, which move the short way; 0: none")
 	set.IntVar(&o.writers, "writers", 2, "writers of each large tenant, before, during and after its move")
 	set.DurationVar(&o.pace, "pace", 50*time.Millisecond, "between two writes of such a writer")
 	set.DurationVar(&o.warmUp, "warm-up", 40*time.Second, "load before the first phase: it writes faster at first, into tables and caches that are new")
 	set.DurationVar(&o.calm, "calm", 60*time.Second, "length of a phase without a move: autovacuum comes once a minute")
+	set.DurationVar(&o.decoding, "decoding", 30*time.Second, "length of a phase of a round in which PostgreSQL decodes what blue writes, and nothing moves; 0: none")
 	return func(ctx context.Context, b *bench) (figures, error) {
 		o.bench = b
 		return o.run(ctx)
@@ -128,6 +134,14 @@ func (o *overhead) run(ctx context.Context) (figures, error) {
 		return nil, err
 	}
 	for r := range o.rounds {
+		if o.decoding > 0 {
+			var p movePhase
+			if p, before, err = o.decode(ctx, before); err != nil {
+				return nil, err
+			}
+			o.say("%s: %+v", decodingAlone, p)
+			phases[decodingAlone] = append(phases[decodingAlone], p)
+		}
 		for _, kind := range []struct {
 			name string
 			ids  []tenant.ID
@@ -164,7 +178,9 @@ func (o *overhead) run(ctx context.Context) (figures, error) {
 			each = append(each, p.Ratio)
 		}
 		ratios[name] = round(median(each), 3)
-		goals[name] = atLeast(ratios[name], 0.9)
+		if name != decodingAlone {
+			goals[name] = atLeast(ratios[name], 0.9)
+		}
 	}
 	return figures{
 		"ratios": ratios, "phases": phases, "goals": goals,
@@ -173,8 +189,62 @@ func (o *overhead) run(ctx context.Context) (figures, error) {
 			"writers_of_a_large_tenant": o.writers, "pace_ms": milliseconds(o.pace), "calm_seconds": o.calm.Seconds()},
 		"how": "pgbench against blue's neighbours, unthrottled, from the first phase to the last: one transaction enters a tenant, reads a row, updates another and inserts a third. tps by its own count of each second. " +
 			"A move's phase lasts from its start to its end; the calm ones before and after it begin when blue has no replication slot. The functions are processes of their own in their default configuration. " +
+			decodingAlone + ": pg_recvlogical reads a slot of pgoutput with a publication of no table, which is the least that any change stream takes. " +
 			"Blue, green, the functions, pgbench and the writers of the large tenants share the processors of one machine: what the move costs green and itself is taken from blue, too",
 	}, nil
+}
+
+const decodingAlone = "decoding_alone"
+
+// decode has what blue writes decoded for a while, and nothing of it published, and waits for calm again.
+func (o *overhead) decode(ctx context.Context, before window) (p movePhase, after window, err error) {
+	conn, err := pgx.Connect(ctx, o.platform.blueDSN("postgres"))
+	if err != nil {
+		return p, after, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	const name = "bench_decoding"
+	for _, sql := range []string{`CREATE PUBLICATION ` + name, `SELECT pg_create_logical_replication_slot('` + name + `', 'pgoutput')`} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return p, after, err
+		}
+	}
+	path, err := serverProgram("pg_recvlogical")
+	if err != nil {
+		return p, after, err
+	}
+	reader, err := child.Start(osexec.Command(path, "-d", o.platform.blueDSN("postgres"), "--slot", name, "--start", "-o", "proto_version=1", "-o", "publication_names="+name, "-f", "-"), syscall.SIGKILL)
+	if err != nil {
+		return p, after, err
+	}
+	began := time.Now()
+	err = sleep(ctx, o.decoding)
+	if stopped := reader.Stop(context.WithoutCancel(ctx), syscall.SIGTERM); err == nil {
+		err = stopped
+	}
+	if err != nil {
+		return p, after, err
+	}
+	during, err := o.load.between(began, began.Add(o.decoding))
+	if err != nil {
+		return p, after, err
+	}
+	for _, sql := range []string{`SELECT pg_drop_replication_slot('` + name + `')`, `DROP PUBLICATION ` + name} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return p, after, err
+		}
+	}
+	if after, err = o.quiet(ctx); err != nil {
+		return p, after, err
+	}
+	return phaseOf(o.decoding.Seconds(), before, during, after, 0), after, nil
+}
+
+func phaseOf(seconds float64, before, during, after window, rows int64) movePhase {
+	return movePhase{
+		Seconds: round(seconds, 1), Before: round(before.rate, 0), During: round(during.rate, 0), After: round(after.rate, 0), Ratio: ratio(during.rate, (before.rate+after.rate)/2),
+		MeanMS: round(during.latency, 2), CalmMS: round(before.latency, 2), WorstRate: round(during.worst, 0), RowsMoved: rows,
+	}
 }
 
 // phase moves tenants, and waits for calm again.
@@ -194,10 +264,7 @@ func (o *overhead) phase(ctx context.Context, ids []tenant.ID, before window) (p
 	if after, err = o.quiet(ctx); err != nil {
 		return p, after, err
 	}
-	return movePhase{
-		Seconds: round(s.Seconds, 1), Before: round(before.rate, 0), During: round(during.rate, 0), After: round(after.rate, 0), Ratio: ratio(during.rate, (before.rate+after.rate)/2),
-		MeanMS: round(during.latency, 2), CalmMS: round(before.latency, 2), WorstRate: round(during.worst, 0), RowsMoved: s.RowsMoved,
-	}, after, nil
+	return phaseOf(s.Seconds, before, during, after, s.RowsMoved), after, nil
 }
 
 // quiet measures a calm phase; its first seconds are not counted.
