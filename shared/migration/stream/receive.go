@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -287,7 +285,7 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 		}
 		// What is encrypted comes message by message: that nothing more was read does not mean that there is nothing.
 		if quiet && !asked && conn.Frontend().ReadBufferLen() == 0 && time.Since(woke) > napFor/10 {
-			if err := nap(ctx, conn.Conn()); err != nil {
+			if err := pause(ctx, napFor); err != nil {
 				return fmt.Errorf("stream: read slot %s: %w", s.at.Slot, err)
 			}
 			woke = time.Now()
@@ -328,27 +326,6 @@ func receiver(ctx context.Context, conn *pgconn.PgConn) (receive func() (pgproto
 // commit that is not ours, thousands a second: to wake up for each took as much time as they took to decode. After a nap
 // those that have come meanwhile are read at once.
 const napFor = 10 * time.Millisecond
-
-// nap looks away, and so does the runtime's poller, which would wake up for each packet although nobody waits for it.
-func nap(ctx context.Context, conn net.Conn) error {
-	const many = 64 << 10 // bytes
-	wakeAt(conn, many)
-	defer wakeAt(conn, 1)
-	return pause(ctx, napFor)
-}
-
-// wakeAt has a TCP connection tell of what it has received when that is so many bytes (socket(7), SO_RCVLOWAT). A connection
-// that cannot goes on telling of every packet.
-func wakeAt(conn net.Conn, bytes int) {
-	if encrypted, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = encrypted.NetConn()
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, bytes) })
-		}
-	}
-}
 
 // statusEvery is how often blue hears what is spooled.
 const statusEvery = 200 * time.Millisecond
