@@ -92,7 +92,7 @@ func start(t *testing.T, more ...*function) *platform {
 	queue.ReceiveURL, queue.ReceiveAudience = p.functions[1].url(), tasktest.Audience
 	p.queue, err = taskqueue.Open(ctx, queue)
 	require.NoError(t, err)
-	require.NoError(t, p.queue.EnsureQueue(ctx, 8))
+	require.NoError(t, p.queue.EnsureQueues(ctx, 8))
 	t.Cleanup(func() { _ = p.queue.Close() })
 
 	open := func(role string) *citus.Databases {
@@ -171,7 +171,7 @@ func (p *platform) killFunction(f *function) {
 func (p *platform) killQueue() {
 	p.tasks.Kill()
 	p.tasks.Restart()
-	require.NoError(p.t, p.queue.EnsureQueue(p.t.Context(), 8))
+	require.NoError(p.t, p.queue.EnsureQueues(p.t.Context(), 8))
 }
 
 func (p *platform) killBlue() { p.killServer(p.blue, citus.BlueDatabase) }

@@ -37,7 +37,7 @@ const (
 	emulatorProgram = ".bin/cloud-tasks-emulator" // built by scripts/bench
 	queueName       = "projects/dev/locations/local/queues/migration"
 	queueAccount    = "tasks@dev.example"
-	queueParallel   = 4 // deliveries at a time, as scripts/dev has it: two steps, the receiver and its successor
+	queueParallel   = 2 // steps at a time, as scripts/dev has it
 	sweepEvery      = 5 * time.Second
 )
 
@@ -77,7 +77,7 @@ func (b *bench) deploy(ctx context.Context, p *platform, settings ...string) (*d
 		return nil, err
 	}
 	b.later(tasks.Close)
-	if err := tasks.EnsureQueue(ctx, queueParallel); err != nil {
+	if err := tasks.EnsureQueues(ctx, queueParallel); err != nil {
 		return nil, err
 	}
 	d := &deployment{platform: p}

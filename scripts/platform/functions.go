@@ -30,7 +30,7 @@ var migratorFunctions = map[string]bool{"migrations": true, "migrationstep": tru
 
 const (
 	queueName     = "projects/dev/locations/local/queues/migration"
-	queueParallel = 4 // two steps at a time, what two cores carry beside the traffic, and the receiver with its successor
+	queueParallel = 2 // steps at a time: what two cores carry beside the traffic
 	pubsubProject = "dev"
 	// queueAccount is who the queue's calls come from. The emulator signs its tokens
 	// with a key that everybody knows: the check is the real one, its worth is not.
@@ -179,7 +179,7 @@ func (p *platform) startQueue(ctx context.Context) error {
 			}
 			return c.Close()
 		},
-		Started: func(ctx context.Context) error { return queue.EnsureQueue(ctx, queueParallel) },
+		Started: func(ctx context.Context) error { return queue.EnsureQueues(ctx, queueParallel) },
 	}, p.console.Say)
 	if err != nil {
 		return err

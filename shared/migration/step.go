@@ -19,14 +19,19 @@ import (
 // step. It may be called at any time, any number of times, by anyone.
 //
 // A fault of kind Unavailable, code "batch_busy", says that another step is at work
-// on the batch: the queue is to deliver the task again. Any other error too is one to
+// on the batch, and "steps_busy" that there is no place for one more: the queue is to deliver the task again. Any other error too is one to
 // repeat; what belongs to a tenant undoes that tenant's move and is no error here.
 func (m *Mover) Step(ctx context.Context, t StepTask) error {
+	place, cancel := context.WithTimeout(ctx, stepPatience)
+	defer cancel()
 	select {
 	case m.steps <- struct{}{}:
 		defer func() { <-m.steps }()
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-place.Done():
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fault.New(fault.Unavailable, "steps_busy", "as many steps are at work in this process as its connections carry")
 	}
 	run, err := m.runOf(ctx, t)
 	if fault.KindOf(err) == fault.NotFound {
@@ -66,6 +71,9 @@ func (m *Mover) Step(ctx context.Context, t StepTask) error {
 	}
 	return m.enqueueNext(ctx, t, after)
 }
+
+// stepPatience is how long a step waits for a place: what it does then still ends before the queue gives it up.
+const stepPatience = 10 * time.Second
 
 func (m *Mover) runOf(ctx context.Context, t StepTask) (Run, error) {
 	control, err := m.control(ctx)

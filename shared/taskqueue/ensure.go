@@ -17,22 +17,31 @@ import (
 
 var reconnect = backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
 
-// EnsureQueue creates the queue in an emulator: maxConcurrent deliveries at a
-// time, a failed one tried again after 0.1 s, then 0.2 s … up to 5 s. In production
-// Terraform owns the queue, with the same figures.
+// EnsureQueues creates the queues in an emulator: so many steps at a time, and receiversAtOnce receivers; a failed
+// delivery is tried again after 0.1 s, then 0.2 s … up to 5 s. In production Terraform owns the queues, with the same
+// figures.
 //
 // An emulator that was restarted has lost its queues: call it again.
-func (q *Queue) EnsureQueue(ctx context.Context, maxConcurrent int32) error {
+func (q *Queue) EnsureQueues(ctx context.Context, steps int32) error {
 	if q.cfg.Emulator == "" {
 		return fault.New(fault.Internal, "queue_not_ours", "queues of the real service are made by Terraform, not by the program")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	parts := queueName.FindStringSubmatch(q.cfg.Queue)
+	if err := q.ensure(ctx, q.cfg.Queue, steps); err != nil {
+		return err
+	}
+	return q.ensure(ctx, q.cfg.ReceiveQueue, receiversAtOnce)
+}
+
+// receiversAtOnce is more than there are lanes: each has a receiver and the next one, which waits for it.
+const receiversAtOnce = 100
+
+func (q *Queue) ensure(ctx context.Context, name string, maxConcurrent int32) error {
 	_, err := q.client.CreateQueue(ctx, &cloudtaskspb.CreateQueueRequest{
-		Parent: parts[1],
+		Parent: queueName.FindStringSubmatch(name)[1],
 		Queue: &cloudtaskspb.Queue{
-			Name: q.cfg.Queue,
+			Name: name,
 			RateLimits: &cloudtaskspb.RateLimits{
 				MaxDispatchesPerSecond:  500, // below 1 the emulator panics
 				MaxConcurrentDispatches: maxConcurrent,
@@ -49,6 +58,6 @@ func (q *Queue) EnsureQueue(ctx context.Context, maxConcurrent int32) error {
 	case codes.OK, codes.AlreadyExists:
 		return nil
 	default:
-		return fault.Wrap(err, fault.Unavailable, "queue_unavailable", "the task queue %s could not be created", q.cfg.Queue)
+		return fault.Wrap(err, fault.Unavailable, "queue_unavailable", "the task queue %s could not be created", name)
 	}
 }

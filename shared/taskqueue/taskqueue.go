@@ -21,7 +21,7 @@
 //     15 s to 30 min; the emulator anything. The handler may still be running when
 //     the next attempt begins.
 //
-// Emulator oddities that EnsureQueue's settings avoid: a rate below one a second
+// Emulator oddities that EnsureQueues's settings avoid: a rate below one a second
 // panics it; MaxAttempts -1 ("for ever") means never retry; after MaxAttempts the
 // task is silently gone; a retry's pause counts from when the attempt was due, not from
 // when it failed, so a slow failure is retried at once.
@@ -55,6 +55,9 @@ type Config struct {
 	Emulator string `env:"CODITECT_TASKS_EMULATOR"`
 	// Queue is the full name: projects/P/locations/L/queues/Q.
 	Queue string `env:"CODITECT_TASKS_QUEUE,default=projects/dev/locations/local/queues/migration"`
+	// ReceiveQueue is the full name of another one, in which the calls of the change stream's receiver do not
+	// wait behind steps: those wait for what it receives. Empty means Queue with -receive behind its name.
+	ReceiveQueue string `env:"CODITECT_RECEIVE_QUEUE"`
 	// URL is where a task without a URL of its own goes: the step function.
 	URL string `env:"CODITECT_STEP_URL"`
 	// ReceiveURL is where the calls of the change stream's receiver go.
@@ -85,6 +88,8 @@ type Task struct {
 	Name string
 	// URL to POST to; empty means Config.URL.
 	URL string
+	// Queue is the full name of the queue; empty means Config.Queue.
+	Queue string
 	// Body is JSON.
 	Body []byte
 	// After is the earliest time to deliver; zero means now.
@@ -112,6 +117,12 @@ var (
 func Open(ctx context.Context, cfg Config) (*Queue, error) {
 	if !queueName.MatchString(cfg.Queue) {
 		return nil, fault.BadField("CODITECT_TASKS_QUEUE", "must look like projects/P/locations/L/queues/Q, not %q", cfg.Queue)
+	}
+	if cfg.ReceiveQueue == "" {
+		cfg.ReceiveQueue = cfg.Queue + "-receive"
+	}
+	if !queueName.MatchString(cfg.ReceiveQueue) || cfg.ReceiveQueue == cfg.Queue {
+		return nil, fault.BadField("CODITECT_RECEIVE_QUEUE", "must look like projects/P/locations/L/queues/Q and be another queue than CODITECT_TASKS_QUEUE, not %q", cfg.ReceiveQueue)
 	}
 	var opts []option.ClientOption
 	if cfg.Emulator != "" {
@@ -144,7 +155,7 @@ func (q *Queue) EnqueueReceive(ctx context.Context, name string, body []byte, af
 	if q.cfg.ReceiveURL == "" {
 		return fault.BadField("CODITECT_RECEIVE_URL", "must be the URL of the replication function: a tenant of this size moves by the change stream")
 	}
-	return q.Enqueue(ctx, Task{Name: name, URL: q.cfg.ReceiveURL, Audience: q.cfg.ReceiveAudience, Body: body, After: after, Deadline: q.cfg.StepDeadline})
+	return q.Enqueue(ctx, Task{Name: name, Queue: q.cfg.ReceiveQueue, URL: q.cfg.ReceiveURL, Audience: q.cfg.ReceiveAudience, Body: body, After: after, Deadline: q.cfg.StepDeadline})
 }
 
 // Enqueue asks the queue to call the task's URL. See the package for what that
@@ -203,12 +214,16 @@ func (q *Queue) request(t Task) (*cloudtaskspb.CreateTaskRequest, error) {
 			ServiceAccountEmail: q.cfg.ServiceAccount, Audience: audience,
 		}}
 	}
+	queue := t.Queue
+	if queue == "" {
+		queue = q.cfg.Queue
+	}
 	task := &cloudtaskspb.Task{MessageType: &cloudtaskspb.Task_HttpRequest{HttpRequest: call}}
 	if t.Name != "" {
 		if !taskName.MatchString(t.Name) {
 			return nil, fault.BadField("name", "must be 1 to 500 letters, digits, - and _, not %q", t.Name)
 		}
-		task.Name = q.cfg.Queue + "/tasks/" + t.Name
+		task.Name = queue + "/tasks/" + t.Name
 	}
 	if !t.After.IsZero() {
 		task.ScheduleTime = timestamppb.New(t.After)
@@ -219,7 +234,7 @@ func (q *Queue) request(t Task) (*cloudtaskspb.CreateTaskRequest, error) {
 		}
 		task.DispatchDeadline = durationpb.New(t.Deadline)
 	}
-	return &cloudtaskspb.CreateTaskRequest{Parent: q.cfg.Queue, Task: task}, nil
+	return &cloudtaskspb.CreateTaskRequest{Parent: queue, Task: task}, nil
 }
 
 // Delivery is what the queue says about a call it makes. It is information: the

@@ -81,6 +81,29 @@ func TestFailedDeliveryIsRepeated(t *testing.T) {
 	}
 }
 
+// Steps wait for what the receiver receives: as many of them as the queue delivers must not keep it waiting.
+func TestTheReceiverDoesNotWaitBehindSteps(t *testing.T) {
+	release := make(chan struct{})
+	busy := make(chan struct{}, 10)
+	steps := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { busy <- struct{}{}; <-release }))
+	t.Cleanup(steps.Close)
+	t.Cleanup(func() { close(release) }) // before that
+	url, calls := receiver(t)
+	cfg := tasktest.Start(t).Config(steps.URL)
+	cfg.ReceiveURL = url
+	q, err := taskqueue.Open(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, q.Close()) })
+	require.NoError(t, q.EnsureQueues(t.Context(), 1))
+	for _, name := range []string{"1", "2", "3"} {
+		require.NoError(t, q.EnqueueStep(t.Context(), name, nil, time.Time{}))
+	}
+	<-busy
+	require.NoError(t, q.EnqueueReceive(t.Context(), "lane", nil, time.Time{}))
+	require.Equal(t, "lane", next(t, calls).delivery.Task)
+	require.Empty(t, busy, "one step at a time")
+}
+
 func TestTaskWaitsForItsTime(t *testing.T) {
 	url, calls := receiver(t)
 	q := tasktest.Start(t).Open(url)
@@ -99,7 +122,7 @@ func TestKilledEmulatorForgets(t *testing.T) {
 	e.Kill()
 	require.Equal(t, fault.Unavailable, fault.KindOf(q.Enqueue(t.Context(), taskqueue.Task{Name: "early"})))
 	e.Restart()
-	require.NoError(t, q.EnsureQueue(t.Context(), 8))
+	require.NoError(t, q.EnsureQueues(t.Context(), 8))
 	// Due after "lost" would have been.
 	require.NoError(t, q.Enqueue(t.Context(), taskqueue.Task{Name: "kept", After: time.Now().Add(1500 * time.Millisecond)}))
 	require.Equal(t, "kept", next(t, calls).delivery.Task)
@@ -133,4 +156,8 @@ func TestBadTasksAreRefusedByField(t *testing.T) {
 	}
 	_, err = taskqueue.Open(t.Context(), taskqueue.Config{Queue: "migration"})
 	require.ErrorContains(t, err, "projects/P/locations/L/queues/Q")
+	for _, wrong := range []string{"receive", tasktest.QueueName} {
+		_, err = taskqueue.Open(t.Context(), taskqueue.Config{Queue: tasktest.QueueName, ReceiveQueue: wrong})
+		require.ErrorContains(t, err, "CODITECT_RECEIVE_QUEUE must look like projects/P/locations/L/queues/Q and be another queue")
+	}
 }

@@ -72,7 +72,7 @@ func deliver(t *testing.T, issuerURL string) string {
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, q.Close()) })
-	require.NoError(t, q.EnsureQueue(t.Context(), 1))
+	require.NoError(t, q.EnsureQueues(t.Context(), 1))
 	require.NoError(t, q.Enqueue(t.Context(), taskqueue.Task{}))
 	select {
 	case token := <-tokens:

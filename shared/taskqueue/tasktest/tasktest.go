@@ -72,7 +72,7 @@ func (e *Emulator) Open(stepURL string) *taskqueue.Queue {
 	q, err := taskqueue.Open(context.Background(), e.Config(stepURL))
 	require.NoError(e.t, err)
 	e.t.Cleanup(func() { require.NoError(e.t, q.Close()) })
-	require.NoError(e.t, q.EnsureQueue(context.Background(), 8))
+	require.NoError(e.t, q.EnsureQueues(context.Background(), 8))
 	return q
 }
 
@@ -83,7 +83,7 @@ func (e *Emulator) Kill() {
 }
 
 // Restart starts a killed emulator at the same address. It knows no queue:
-// EnsureQueue again.
+// EnsureQueues again.
 func (e *Emulator) Restart() {
 	e.t.Helper()
 	program, err := Program()
