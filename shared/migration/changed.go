@@ -6,15 +6,12 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/coditect/platform/shared/citus"
 	"github.com/coditect/platform/shared/fault"
-	"github.com/coditect/platform/shared/migration/catalog"
-	"github.com/coditect/platform/shared/migration/change"
 	"github.com/coditect/platform/shared/migration/convert"
 	"github.com/coditect/platform/shared/migration/stream"
 )
@@ -315,17 +312,13 @@ func (o *onlineMove) hashesOf(ctx context.Context, t convert.Table, keys [][]str
 	err = both(ctx,
 		func(ctx context.Context) error {
 			return frozen(ctx, o.blue, func(tx pgx.Tx) (err error) {
-				own := ""
-				if t.HasTenantColumn {
-					own = o.ofTenant()
-				}
-				inBlue, err = hashesByKey(ctx, tx, t, quoted(o.v.Schema, t.Name), own, keys, func(c convert.Column) string { return catalog.FromSelf(c.BlueType, o.v.Schema) })
+				inBlue, err = lookUp(ctx, tx, t, bluesRows(t, o.v), blueKeyTypes(t, o.v), rowHash(t), keys)
 				return err
 			})
 		},
 		func(ctx context.Context) error {
 			return o.m.readGreen(ctx, func(tx pgx.Tx) (err error) {
-				inGreen, err = hashesByKey(ctx, tx, t, quoted(o.l.GreenSchema, t.Name), o.ofTenant(), keys, func(c convert.Column) string { return c.GreenType })
+				inGreen, err = lookUp(ctx, tx, t, greensRows(o.l, t, o.v), keyTypes(t), rowHash(t), keys)
 				return err
 			})
 		})
@@ -333,44 +326,4 @@ func (o *onlineMove) hashesOf(ctx context.Context, t convert.Table, keys [][]str
 		return nil, nil, fmt.Errorf("migration: compare changed rows of table %s: %w", t.Name, err)
 	}
 	return inBlue, inGreen, nil
-}
-
-func (o *onlineMove) ofTenant() string { return `tenant_id = '` + o.v.Tenant.String() + `' AND ` }
-
-// hashesByKey reads the hashes of rows, in the order of their keys. The keys are an array for each of their columns, which
-// the database takes faster than a list. It looks up key after key, as package change does and for its reasons.
-func hashesByKey(ctx context.Context, tx pgx.Tx, t convert.Table, table, own string, keys [][]string, typeOf func(convert.Column) string) ([]hashed, error) {
-	out := make([]hashed, len(keys))
-	if len(keys) == 0 {
-		return out, nil
-	}
-	var arrays, names, key []string
-	var args []any
-	for i, k := range t.Key {
-		column := make([]string, len(keys))
-		for j, key := range keys {
-			column[j] = key[i]
-		}
-		name := "coditect_key" + strconv.Itoa(i)
-		at := slices.IndexFunc(t.Columns, func(c convert.Column) bool { return c.Name == k })
-		arrays, args = append(arrays, fmt.Sprintf("$%d::text[]::%s[]", i+1, typeOf(t.Columns[at]))), append(args, column)
-		names, key = append(names, name), append(key, quoted(t.Name, k))
-	}
-	b := &pgx.Batch{}
-	for _, set := range change.ByKeyAlone() {
-		b.Queue(set)
-	}
-	b.Queue(fmt.Sprintf(`SELECT array_agg(coditect_n), array_agg(coditect_hash) FROM unnest(%s) WITH ORDINALITY AS coditect_u(%s, coditect_n)
-			CROSS JOIN LATERAL (SELECT %s AS coditect_hash FROM %s WHERE %s(%s) >= (%[2]s) AND (%[6]s) <= (%[2]s) ORDER BY %[6]s LIMIT 1) coditect_x`,
-		strings.Join(arrays, ", "), strings.Join(names, ", "), rowHash(t), table, own, strings.Join(key, ", ")), args...).QueryRow(func(row pgx.Row) error {
-		var at, hashes []int64
-		if err := row.Scan(&at, &hashes); err != nil {
-			return err
-		}
-		for i, n := range at {
-			out[n-1] = hashed{true, hashes[i]}
-		}
-		return nil
-	})
-	return out, tx.SendBatch(ctx, b).Close()
 }

@@ -88,14 +88,17 @@ func (m *Mover) arm(ctx context.Context, blue *citus.Pool, schema string) error 
 
 // sendVacuumAway ends what autovacuum does with the tables of these schemas. Its lock is in the way of a fence's and of
 // the barrier's, and it gives way only to who waits for a whole deadlock_timeout (1 s): too long with writers behind it.
-// So it is asked for with a lock that no writer minds, right before: it comes back after autovacuum_naptime. Other maintenance, which gives way to nobody, is waited
-// for no longer.
+// So it is asked for with a lock that no writer minds, right before: it comes back after autovacuum_naptime. Other
+// maintenance, which gives way to nobody, is waited for no longer.
 func (m *Mover) sendVacuumAway(ctx context.Context, blue *citus.Pool, moves []Move) error {
 	var schemas []string
 	for _, v := range moves {
 		if v.State != Fenced { // its writers cannot wait
 			schemas = append(schemas, v.Schema)
 		}
+	}
+	if len(schemas) == 0 {
+		return nil
 	}
 	var (
 		tables   []string

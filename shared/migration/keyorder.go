@@ -183,12 +183,8 @@ func joined(chunks []chunk) (out []chunk) {
 	return out
 }
 
-// keyList is a list of keys that follows as arrays of text, one for each column: k0, k1, …
-func keyList(width int) string {
-	return fmt.Sprintf("unnest(%s) AS u(%s)", arrays(width), strings.Join(keyNames(width), ", "))
-}
-
-// numberedKeyList is the same with their numbers, from 1.
+// numberedKeyList is a list of keys that follows as arrays of text, one for each column: k0, k1, … and n, their numbers,
+// from 1.
 func numberedKeyList(width int) string {
 	return fmt.Sprintf("unnest(%s) WITH ORDINALITY AS u(%s, n)", arrays(width), strings.Join(keyNames(width), ", "))
 }
@@ -222,38 +218,46 @@ func keyColumnsOf(width int, keys [][]string) []any {
 	return args
 }
 
-// oneByOne makes a query of one row into that of the rows with each of a list of keys, which follows as
-// keyList says. The transaction must find them [byKeyAlone]: left to itself, the planner would read all of the
-// tenant's rows for each list, or for each key of it, where it has no statistics yet.
-func oneByOne(t convert.Table, types []string, columns, source string) string {
-	given := make([]string, len(types))
-	for i, name := range keyNames(len(types)) {
-		given[i] = "u." + name + "::" + types[i]
+// lookUp reads the hash of each of the rows with some keys, in the order of the keys: an expression that is a bigint. The
+// source ends in a condition on something else; types are those of the key's columns in it.
+func lookUp(ctx context.Context, tx pgx.Tx, t convert.Table, source string, types []string, hash string, keys [][]string) ([]hashed, error) {
+	out := make([]hashed, len(keys))
+	if len(keys) == 0 {
+		return out, nil
 	}
-	order := byKey(t, quoted(t.Name))
-	// What is equal needs no order: the key is between itself and itself.
-	return fmt.Sprintf("SELECT x.* FROM %s CROSS JOIN LATERAL (SELECT %s FROM %s (%s) >= (%s) AND (%[4]s) <= (%[5]s) ORDER BY %[4]s LIMIT 1) x",
-		keyList(len(types)), columns, source, order, strings.Join(given, ", "))
+	b := &pgx.Batch{}
+	for _, set := range change.ByKeyAlone() {
+		b.Queue(set)
+	}
+	b.Queue(`SELECT array_agg(coditect_n), array_agg(coditect_hash) FROM `+change.ByKeys(source, byKey(t, quoted(t.Name)), types, hash+` AS coditect_hash`), keyColumnsOf(len(types), keys)...).QueryRow(func(row pgx.Row) error {
+		var at, hashes []int64
+		if err := row.Scan(&at, &hashes); err != nil {
+			return err
+		}
+		for i, n := range at {
+			out[n-1] = hashed{true, hashes[i]}
+		}
+		return nil
+	})
+	return out, tx.SendBatch(ctx, b).Close()
 }
 
 // byKeyAlone has what a transaction reads in the order of a key read by that key's index.
 func byKeyAlone(ctx context.Context, tx pgx.Tx) error { return execAll(ctx, tx, change.ByKeyAlone()) }
 
-// rowsOfKeys reads the hashes of the rows with some keys. The source ends in a condition on something else.
+// rowsOfKeys reads the hashes of the rows with some keys, by key.
 func rowsOfKeys(ctx context.Context, tx pgx.Tx, t convert.Table, v Move, source string, types []string, keys [][]string) (map[rowKey]string, error) {
-	if err := byKeyAlone(ctx, tx); err != nil {
-		return nil, err
-	}
-	rows, err := tx.Query(ctx, oneByOne(t, types, rowHash(t)+"::text, "+keyColumns(t), source), append([]any{pgx.QueryExecModeExec}, keyColumnsOf(len(types), keys)...)...)
+	rows, err := lookUp(ctx, tx, t, source, types, rowHash(t), keys)
 	if err != nil {
 		return nil, err
 	}
 	out := make(map[rowKey]string, len(keys))
-	err = eachHash(rows, len(types), func(hash string, key []string) error {
-		out[rowKey{v.Tenant, joinKey(key)}] = hash
-		return nil
-	})
-	return out, err
+	for i, r := range rows {
+		if r.there {
+			out[rowKey{v.Tenant, joinKey(keys[i])}] = strconv.FormatInt(r.hash, 10)
+		}
+	}
+	return out, nil
 }
 
 // eachHash reads rows of a hash and the columns of a key.

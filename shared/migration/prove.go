@@ -145,24 +145,13 @@ func (m *Mover) missingInBlue(ctx context.Context, w *wayBack, t convert.Table, 
 	}
 	types := blueKeyTypes(t, w.Move)
 	err = frozen(ctx, w.blue, func(tx pgx.Tx) error {
-		if err := byKeyAlone(ctx, tx); err != nil {
-			return err
-		}
 		for some := range slices.Chunk(keys, keysAtOnce) {
-			rows, err := tx.Query(ctx, oneByOne(t, types, keyColumns(t), bluesRows(t, w.Move)), append([]any{pgx.QueryExecModeExec}, keyColumnsOf(len(types), some)...)...)
+			found, err := lookUp(ctx, tx, t, bluesRows(t, w.Move), types, `1::bigint`, some)
 			if err != nil {
 				return err
 			}
-			found, err := readKeys(rows, len(types))
-			if err != nil {
-				return err
-			}
-			there := map[string]bool{}
-			for _, k := range found {
-				there[joinKey(k)] = true
-			}
-			for _, k := range some {
-				if !there[joinKey(k)] {
+			for i, k := range some {
+				if !found[i].there {
 					missing = append(missing, k)
 				}
 			}

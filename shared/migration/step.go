@@ -19,8 +19,9 @@ import (
 // step. It may be called at any time, any number of times, by anyone.
 //
 // A fault of kind Unavailable, code "batch_busy", says that another step is at work
-// on the batch, and "steps_busy" that there is no place for one more: the queue is to deliver the task again. Any other error too is one to
-// repeat; what belongs to a tenant undoes that tenant's move and is no error here.
+// on the batch, and "steps_busy" that there is no place for one more: the queue is to deliver
+// the task again. Any other error too is one to repeat; what belongs to a tenant undoes that
+// tenant's move and is no error here.
 func (m *Mover) Step(ctx context.Context, t StepTask) error {
 	place, cancel := context.WithTimeout(ctx, stepPatience)
 	defer cancel()

@@ -18,7 +18,7 @@ func (a *applier) diagnose(ctx context.Context, tx pgx.Tx, p *plan) (*Mismatch, 
 	for i, k := range p.keys {
 		keys[i] = k.key
 	}
-	rows, err := tx.Query(ctx, `SELECT n FROM `+a.byKeys("1"), a.keyArgs(keys)...)
+	rows, err := tx.Query(ctx, `SELECT coditect_n FROM `+a.byKeys("1 AS x"), a.keyArgs(keys)...)
 	if err != nil {
 		return nil, err
 	}

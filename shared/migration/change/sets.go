@@ -36,16 +36,16 @@ func (a *applier) bySets(ctx context.Context, tx pgx.Tx, p *plan) error {
 // locate looks up where the rows are that are to be dropped, and those to be changed in part, in this order; and
 // that those are not there that must not be.
 //
-// It looks up key after key, for the reasons that [ByKeyAlone] has; the keys would be joined to the tenant's rows, each with
-// each. A DELETE or an UPDATE cannot be kept from that; but it finds a row at its place, if an index is no choice.
+// A DELETE or an UPDATE could not be kept from what [ByKeys] is kept from; but it finds a row at its place, if an index is
+// no choice.
 func (a *applier) locate(ctx context.Context, tx pgx.Tx, p *plan) (places []string, err error) {
 	b := &pgx.Batch{}
 	b.Queue(`SAVEPOINT coditect_change`)
-	for _, set := range slices.Concat(ByKeyAlone(), []string{`SET LOCAL enable_hashjoin = off`, `SET LOCAL enable_mergejoin = off`}) {
+	for _, set := range ByKeyAlone() {
 		b.Queue(set)
 	}
 	if len(p.probe) > 0 {
-		b.Queue(`SELECT count(*) FROM `+a.byKeys("1"), a.keyArgs(p.probe)...).QueryRow(func(row pgx.Row) error {
+		b.Queue(`SELECT count(*) FROM `+a.byKeys("1 AS x"), a.keyArgs(p.probe)...).QueryRow(func(row pgx.Row) error {
 			var n int64
 			err := row.Scan(&n)
 			return expect(n, 0, err)
@@ -56,7 +56,7 @@ func (a *applier) locate(ctx context.Context, tx pgx.Tx, p *plan) (places []stri
 		keys = append(keys, r.origin)
 	}
 	if len(keys) > 0 {
-		b.Queue(`SELECT array_agg(x::text ORDER BY n) FROM `+a.byKeys("t.ctid"), a.keyArgs(keys)...).QueryRow(func(row pgx.Row) error {
+		b.Queue(`SELECT array_agg(x::text ORDER BY coditect_n) FROM `+a.byKeys("t.ctid AS x"), a.keyArgs(keys)...).QueryRow(func(row pgx.Row) error {
 			err := row.Scan(&places)
 			return expect(int64(len(places)), len(keys), err)
 		})
@@ -65,24 +65,13 @@ func (a *applier) locate(ctx context.Context, tx pgx.Tx, p *plan) (places []stri
 	return places, err
 }
 
-// ByKeyAlone are statements after which the planner reads rows in the order of a key by an index that has this order, until
-// the transaction ends. Where it knows nothing of a tenant, it takes it to have a row or two: any index that begins with the
-// tenant would do, and a sort would cost nothing.
-func ByKeyAlone() []string {
-	return []string{`SET LOCAL enable_seqscan = off`, `SET LOCAL enable_bitmapscan = off`, `SET LOCAL enable_sort = off`, `SET LOCAL enable_incremental_sort = off`}
-}
-
-// byKeys is what a row has, as x, for those of the keys that follow as arrays of text, one for each of their columns, that
-// are there; n is a key's number.
+// byKeys is [ByKeys] of the target's rows, which are called t.
 func (a *applier) byKeys(what string) string {
-	arrays, key := make([]string, len(a.Key)), make([]string, len(a.Key))
+	key, types := make([]string, len(a.Key)), make([]string, len(a.Key))
 	for i, k := range a.Key {
-		arrays[i], key[i] = fmt.Sprintf("$%d::text[]::%s[]", i+1, a.typeOf(i)), "t."+quoted(k)
+		key[i], types[i] = "t."+quoted(k), a.typeOf(i)
 	}
-	given, order := numbered("u.k", len(a.Key)), strings.Join(key, ", ")
-	// What is equal needs no order: the key is between itself and itself.
-	return fmt.Sprintf("unnest(%s) WITH ORDINALITY AS u(%s, n) CROSS JOIN LATERAL (SELECT %s AS x FROM %s t WHERE %s(%s) >= (%s) AND (%[6]s) <= (%[7]s) ORDER BY %[6]s LIMIT 1) y",
-		strings.Join(arrays, ", "), numbered("k", len(a.Key)), what, a.table(), a.ofTenant(), order, given)
+	return ByKeys(a.table()+" t WHERE "+a.ofTenant(), strings.Join(key, ", "), types, what)
 }
 
 // changePlaces drops rows and changes others at their places.
@@ -231,8 +220,8 @@ func (a *applier) alone(set []int) bool {
 }
 
 // update is one statement that changes a group's rows, at their places where they are known, and counts those that have
-// nothing to set. Its values are cast before they are columns
-// of anything: Citus takes no UPDATE that casts a column by a function that depends on settings.
+// nothing to set. Its values are cast before they are columns of anything: Citus takes no UPDATE that casts a column by a
+// function that depends on settings.
 func (a *applier) update(g *group) (sql string, args []any) {
 	var sets, on, arrays []string
 	add := func(typ string, values func(r *row) *string) string {
