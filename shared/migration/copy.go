@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -83,6 +84,10 @@ func pipe(ctx context.Context, from, to *pgx.Conn, l convert.Layout, t convert.T
 	return pipeWhen(ctx, nil, from, to, l, t, query)
 }
 
+// pipeBuffer is how many bytes go through a pipe at once: COPY gives row by row, and each would be
+// a message of its own to green, handed from one goroutine to the other.
+const pipeBuffer = 60 << 10
+
 // pipeWhen is pipe for rows that nobody waits for: it stands still while somebody does.
 func pipeWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Layout, t convert.Table, query string) (int64, error) {
 	format := "text"
@@ -98,7 +103,11 @@ func pipeWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Lay
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		_, err := from.PgConn().CopyTo(ctx, calmWriter{ctx, calm, w}, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
+		buffer := bufio.NewWriterSize(calmWriter{ctx, calm, w}, pipeBuffer)
+		_, err := from.PgConn().CopyTo(ctx, buffer, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
+		if err == nil {
+			err = buffer.Flush()
+		}
 		if err != nil {
 			err = failed(fmt.Errorf("migration: read table %s: %w", t.Name, err))
 		}
