@@ -297,7 +297,7 @@ func (s *step) prepare(ctx context.Context, run Run, blue *citus.Pool, group []M
 			same = append(same, v)
 		}
 	}
-	if run.Source != platformSource { // ours are made with their fences
+	if run.Source != platformSource && !m.cfg.together(group[0]) { // ours are made with their fences; small ones get theirs when it is raised
 		for i, v := range same {
 			if err := m.arm(ctx, blue, v.Schema); err != nil {
 				return l, shape, same[i : i+1], err
