@@ -53,7 +53,7 @@ func migrateFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, err
 	set.IntVar(&m.rounds, "rounds", 1, "parts that are moved one after the other; the loop runs before, between and after them")
 	set.IntVar(&m.few, "few", 0, "compare with moving so many tenants of a database that has no others, and not with rivals; 0: no")
 	set.Float64Var(&m.rows, "rows", 0, "move one tenant of about so many rows, and compare with the raw COPY alone; 0: --tenants of usual sizes")
-	set.IntVar(&m.workers, "workers", 2, "steps at a time")
+	set.IntVar(&m.workers, "workers", 3, "steps at a time")
 	set.IntVar(&m.batch, "batch", 0, "tenants of a batch; 0: the default")
 	set.IntVar(&m.group, "group", 0, "tenants copied together; 0: the default")
 	set.IntVar(&m.fence, "fence", 0, "tenants fenced together; 0: the default")
@@ -147,7 +147,7 @@ func (m *migrate) run(ctx context.Context) (figures, error) {
 			"how":     fmt.Sprintf("Mover.Start, then Mover.Step by %d workers of an in-process queue; counts and hashes verified", m.workers),
 			"seconds": round(ours.took.Seconds(), 3), "of_these_preflight_seconds": round(ours.start.Seconds(), 3), "seconds_per_tenant": round(oursEach, 5),
 			"rows_per_second": round(float64(rows)/ours.took.Seconds(), 0), "pause_ms": pauses,
-			"registration_seconds": round(registration.Seconds(), 3),
+			"registration_seconds": round(registration.Seconds(), 3), "cpu_seconds": ours.cpu,
 		},
 		"ratios": ratios, "goals": goals,
 	}
@@ -245,6 +245,14 @@ type mine struct {
 	mover          *migration.Mover
 	queue          *inProcess
 	took, start    time.Duration
+	cpu            moveCost
+}
+
+// moveCost is the processor time of a move, in seconds.
+type moveCost struct {
+	Blue  float64 `json:"blue"`
+	Green float64 `json:"green"`
+	Mover float64 `json:"mover"`
 }
 
 // register makes a generated database a source.
@@ -284,6 +292,7 @@ func (o *mine) each() float64 { return o.took.Seconds() / float64(max(o.moved, 1
 
 // move moves some tenants and fails unless all are verified and green.
 func (o *mine) move(ctx context.Context, ids []tenant.ID) error {
+	blue, green := newMeter(o.migrate.platform.blue, nil), newMeter(o.migrate.platform.green, nil)
 	began := time.Now()
 	run, report, err := o.mover.Start(ctx, migration.Plan{Source: o.source, Tenants: ids, BatchSize: o.migrate.batch, Actor: "benchmark"})
 	if err != nil {
@@ -295,6 +304,8 @@ func (o *mine) move(ctx context.Context, ids []tenant.ID) error {
 	}
 	o.took += time.Since(began)
 	o.moved += len(ids)
+	inBlue, inGreen := blue.per(1), green.per(1)
+	o.cpu = moveCost{o.cpu.Blue + inBlue.Database/1e6, o.cpu.Green + inGreen.Database/1e6, o.cpu.Mover + inBlue.Others/1e6}
 	status, err := o.mover.Inspect(ctx, run.ID)
 	if err != nil {
 		return err
