@@ -229,7 +229,11 @@ func (o *overhead) decode(ctx context.Context, before window) (p movePhase, afte
 	if err != nil {
 		return p, after, err
 	}
-	for _, sql := range []string{`SELECT pg_drop_replication_slot('` + name + `')`, `DROP PUBLICATION ` + name} {
+	for _, sql := range []string{
+		// The server may not have noticed yet that its reader is gone: it is waited for.
+		`SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = '` + name + `' AND active_pid IS NOT NULL`,
+		`SELECT pg_drop_replication_slot('` + name + `')`, `DROP PUBLICATION ` + name,
+	} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return p, after, err
 		}
