@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -52,23 +53,52 @@ func (m *meter) read() (database, others float64) {
 	if m.function != nil {
 		others += times(m.function.Pid(), 2)
 	}
-	text, err := os.ReadFile(filepath.Join(m.server.Dir(), "postmaster.pid"))
-	if err != nil {
-		return 0, others
-	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	postmaster, err := strconv.Atoi(first)
+	postmaster, err := postmasterOf(m.server)
 	if err != nil {
 		return 0, others
 	}
 	database = times(postmaster, 4) // with those of its children that have ended
-	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", postmaster, postmaster))
-	for word := range strings.FieldsSeq(string(children)) {
-		if pid, err := strconv.Atoi(word); err == nil {
-			database += times(pid, 2)
-		}
+	for _, pid := range childrenOf(postmaster) {
+		database += times(pid, 2)
 	}
 	return database, others
+}
+
+func postmasterOf(s *localpg.Server) (pid int, err error) {
+	text, err := os.ReadFile(filepath.Join(s.Dir(), "postmaster.pid"))
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	return strconv.Atoi(first)
+}
+
+// childrenOf lists the processes that any thread of a process has started.
+func childrenOf(pid int) (pids []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		text, _ := os.ReadFile(list) // the thread may have ended
+		for word := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(word); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// pin has a process, all its threads, its children and whatever they start run on one processor.
+func pin(processor, pid int) error {
+	out, err := osexec.Command("taskset", "--all-tasks", "--cpu-list", "--pid", strconv.Itoa(processor), strconv.Itoa(pid)).CombinedOutput()
+	if _, gone := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil && gone == nil {
+		return fmt.Errorf("pin process %d to processor %d: %w: %s", pid, processor, err, out)
+	}
+	for _, child := range childrenOf(pid) {
+		if err := pin(processor, child); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // times reads the first n of a process's utime, stime, cutime, cstime, in seconds.

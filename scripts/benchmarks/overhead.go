@@ -4,7 +4,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
 	osexec "os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -23,6 +25,7 @@ type overhead struct {
 	neighbours, clients, rounds, small, writers int
 	size, large                                 float64
 	calm, pace, warmUp, decoding                time.Duration
+	apart                                       bool
 
 	*bench
 	platform *platform
@@ -43,6 +46,7 @@ func overheadFlags(set *flag.FlagSet) func(context.Context, *bench) (figures, er
 	set.DurationVar(&o.warmUp, "warm-up", 40*time.Second, "load before the first phase: it writes faster at first, into tables and caches that are new")
 	set.DurationVar(&o.calm, "calm", 60*time.Second, "length of a phase without a move: autovacuum comes once a minute")
 	set.DurationVar(&o.decoding, "decoding", 30*time.Second, "length of a phase of a round in which PostgreSQL decodes what blue writes, and nothing moves; 0: none")
+	set.BoolVar(&o.apart, "apart", false, "blue and its users have one processor, green and the functions another, as if on machines of their own (Linux, with taskset)")
 	return func(ctx context.Context, b *bench) (figures, error) {
 		o.bench = b
 		return o.run(ctx)
@@ -111,6 +115,11 @@ func (o *overhead) run(ctx context.Context) (figures, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.apart {
+		if err := o.part(); err != nil {
+			return nil, err
+		}
+	}
 	background, stop := context.WithCancel(ctx)
 	swept := sweep(background, o.deployed.mover)
 	writers, err := o.writeLarge(background, large)
@@ -124,6 +133,11 @@ func (o *overhead) run(ctx context.Context) (figures, error) {
 		return nil, err
 	}
 	defer func() { _ = o.load.stop() }()
+	if o.apart {
+		if err := pin(0, o.load.proc.Pid()); err != nil {
+			return nil, err
+		}
+	}
 	o.say("warming up for %v …", o.warmUp)
 	if err := sleep(ctx, o.warmUp); err != nil {
 		return nil, err
@@ -186,12 +200,28 @@ func (o *overhead) run(ctx context.Context) (figures, error) {
 		"ratios": ratios, "phases": phases, "goals": goals,
 		"memory": map[string]any{"peak": most, "idle": idle},
 		"sizes": map[string]any{"neighbours": o.neighbours, "bytes_of_each": o.size, "clients": o.clients, "rounds": o.rounds, "large_bytes": o.large, "small_tenants": o.small, "small_bytes": smallBytes,
-			"writers_of_a_large_tenant": o.writers, "pace_ms": milliseconds(o.pace), "calm_seconds": o.calm.Seconds()},
+			"writers_of_a_large_tenant": o.writers, "pace_ms": milliseconds(o.pace), "calm_seconds": o.calm.Seconds(), "apart": o.apart},
 		"how": "pgbench against blue's neighbours, unthrottled, from the first phase to the last: one transaction enters a tenant, reads a row, updates another and inserts a third. tps by its own count of each second. " +
 			"A move's phase lasts from its start to its end; the calm ones before and after it begin when blue has no replication slot. The functions are processes of their own in their default configuration. " +
 			decodingAlone + ": pg_recvlogical reads a slot of pgoutput with a publication of no table, which is the least that any change stream takes. " +
-			"Blue, green, the functions, pgbench and the writers of the large tenants share the processors of one machine: what the move costs green and itself is taken from blue, too",
+			"Blue, green, the functions, pgbench and the writers of the large tenants share the processors of one machine: what the move costs green and itself is taken from blue, too, " +
+			"unless they are apart: then blue and pgbench share one processor, and all others another",
 	}, nil
+}
+
+// part gives blue a processor of its own. The load follows it when it runs.
+func (o *overhead) part() error {
+	if runtime.NumCPU() < 2 {
+		return fmt.Errorf("--apart needs two processors")
+	}
+	if err := pin(1, os.Getpid()); err != nil {
+		return err
+	}
+	blue, err := postmasterOf(o.platform.blue)
+	if err != nil {
+		return err
+	}
+	return pin(0, blue)
 }
 
 const decodingAlone = "decoding_alone"
