@@ -38,8 +38,14 @@ func (m *meter) per(calls int64) cost {
 	if calls == 0 {
 		return cost{}
 	}
-	database, others := m.read()
-	return cost{Database: round((database-m.database)*1e6/float64(calls), 1), Others: round((others-m.others)*1e6/float64(calls), 1)}
+	database, others := m.since()
+	return cost{Database: round(database*1e6/float64(calls), 1), Others: round(others*1e6/float64(calls), 1)}
+}
+
+// since returns seconds of processor time since the meter was made.
+func (m *meter) since() (database, others float64) {
+	database, others = m.read()
+	return database - m.database, others - m.others
 }
 
 // read returns seconds of processor time so far.

@@ -304,8 +304,9 @@ func (o *mine) move(ctx context.Context, ids []tenant.ID) error {
 	}
 	o.took += time.Since(began)
 	o.moved += len(ids)
-	inBlue, inGreen := blue.per(1), green.per(1)
-	o.cpu = moveCost{o.cpu.Blue + inBlue.Database/1e6, o.cpu.Green + inGreen.Database/1e6, o.cpu.Mover + inBlue.Others/1e6}
+	inBlue, inMover := blue.since()
+	inGreen, _ := green.since()
+	o.cpu = moveCost{round(o.cpu.Blue+inBlue, 2), round(o.cpu.Green+inGreen, 2), round(o.cpu.Mover+inMover, 2)}
 	status, err := o.mover.Inspect(ctx, run.ID)
 	if err != nil {
 		return err
