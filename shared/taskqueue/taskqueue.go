@@ -28,6 +28,7 @@
 package taskqueue
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/url"
@@ -214,10 +215,7 @@ func (q *Queue) request(t Task) (*cloudtaskspb.CreateTaskRequest, error) {
 			ServiceAccountEmail: q.cfg.ServiceAccount, Audience: audience,
 		}}
 	}
-	queue := t.Queue
-	if queue == "" {
-		queue = q.cfg.Queue
-	}
+	queue := cmp.Or(t.Queue, q.cfg.Queue)
 	task := &cloudtaskspb.Task{MessageType: &cloudtaskspb.Task_HttpRequest{HttpRequest: call}}
 	if t.Name != "" {
 		if !taskName.MatchString(t.Name) {
