@@ -94,6 +94,14 @@ func pipeWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Lay
 	if t.Binary {
 		format = "binary"
 	}
+	return fillGreen(ctx, calm, to, l, t, format, func(ctx context.Context, w io.Writer) error {
+		_, err := from.PgConn().CopyTo(ctx, w, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
+		return err
+	})
+}
+
+// fillGreen copies what read writes into one of green's tables and counts the rows.
+func fillGreen(ctx context.Context, calm *calm, to *pgx.Conn, l convert.Layout, t convert.Table, format string, read func(ctx context.Context, w io.Writer) error) (int64, error) {
 	r, w := io.Pipe()
 	var cause error
 	var once sync.Once
@@ -104,7 +112,7 @@ func pipeWhen(ctx context.Context, calm *calm, from, to *pgx.Conn, l convert.Lay
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		buffer := bufio.NewWriterSize(calmWriter{ctx, calm, w}, pipeBuffer)
-		_, err := from.PgConn().CopyTo(ctx, buffer, fmt.Sprintf("COPY (%s) TO STDOUT (FORMAT %s)", query, format))
+		err := read(ctx, buffer)
 		if err == nil {
 			err = buffer.Flush()
 		}

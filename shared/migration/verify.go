@@ -24,6 +24,9 @@ type digest struct {
 type digests map[string]map[tenant.ID]digest
 
 func (d digests) add(table string, id tenant.ID, v digest) {
+	if v.Rows == 0 {
+		return
+	}
 	if d[table] == nil {
 		d[table] = map[tenant.ID]digest{}
 	}
