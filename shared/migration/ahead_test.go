@@ -2,6 +2,7 @@ package migration_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -28,16 +29,18 @@ func TestWritesBetweenCopyAndFence(t *testing.T) {
 		"truncate":             `TRUNCATE project CASCADE`,
 		"children and parents": `DELETE FROM task; DELETE FROM project WHERE name = '4'; INSERT INTO task (tenant_id, id, project_id, title, status, priority, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), id, 'new', 'todo', 0, now(), now() FROM project`,
 	} {
-		t.Run(name, func(t *testing.T) { writtenBetween(t, quick, sql, false) })
-		t.Run(name+" while an old transaction is open", func(t *testing.T) { writtenBetween(t, quick, sql, true) })
+		t.Run(name, func(t *testing.T) { writtenBetween(t, quick, sql, false, 0) })
+		t.Run(name+" to more than is read again", func(t *testing.T) { writtenBetween(t, quick, sql, false, 1<<20) })
+		t.Run(name+" while an old transaction is open", func(t *testing.T) { writtenBetween(t, quick, sql, true, 1<<20) })
 		switch name {
 		case "another key", "delete and put back", "truncate", "all rows":
-			t.Run(name+" online", func(t *testing.T) { writtenBetween(t, online, sql, false) })
+			t.Run(name+" online", func(t *testing.T) { writtenBetween(t, online, sql, false, 0) })
 		}
 	}
 }
 
-func writtenBetween(t *testing.T, cfg migration.Config, sql string, old bool) {
+// writtenBetween moves two tenants, each of them taken for one of as many bytes, if any.
+func writtenBetween(t *testing.T, cfg migration.Config, sql string, old bool, bytes int64) {
 	w := newWorld(t, citustest.New(t))
 	ctx := t.Context()
 	ids := blueTenants(t, w, 2)
@@ -69,6 +72,9 @@ func writtenBetween(t *testing.T, cfg migration.Config, sql string, old bool) {
 		}
 	}))
 	run := start(t, w, ids, 10)
+	if bytes > 0 {
+		execSQL(t, w.GreenAdmin, fmt.Sprintf(`UPDATE control.move SET bytes = %d`, bytes))
+	}
 	w.drain(t)
 	status := inspect(t, w, run)
 	require.Equal(t, migration.Counts{migration.Green: 2}, status.Counts, "%+v", status.Failed)
@@ -80,4 +86,36 @@ func writtenBetween(t *testing.T, cfg migration.Config, sql string, old bool) {
 	if cfg.AheadMax >= 0 { // online, rows are counted as they were copied
 		require.EqualValues(t, rows, status.RowsMoved)
 	}
+}
+
+// Rows that look otherwise than when they were copied, though nobody has written them, are found: here, by a label that
+// got another name.
+func TestALabelRenamedBetweenCopyAndFence(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	w.Legacy = citustest.EmptyDatabase(t)
+	execSQL(t, w.Legacy, `CREATE TABLE public.tenants AS SELECT 'one' AS name; CREATE SCHEMA one; SET search_path = one; CREATE TYPE mood AS ENUM ('ok', 'bad');
+		CREATE TABLE feeling (id serial PRIMARY KEY, mood mood); INSERT INTO feeling (mood) VALUES ('ok'), ('bad')`)
+	execSQL(t, w.Legacy, ownByLegacy)
+	execSQL(t, w.Legacy, `ANALYZE`)
+	w.register(t, `
+name: moods
+database: MOODS
+tenant_table: public.tenants
+schema_column: name
+name_column: name
+template_schema: one
+application_role: legacy_app
+`)
+	w.Mover = migration.New(w.Migrator, w.Queue, quick, migration.WithCrashPoints(func(at string) {
+		if at == "copy verified" {
+			execSQL(t, w.Legacy, `ALTER TYPE one.mood RENAME VALUE 'ok' TO 'fine'`)
+		}
+	}))
+	run, report, err := w.Mover.Start(t.Context(), migration.Plan{Source: "moods", Actor: "test"})
+	require.NoError(t, err, "%+v", report.Findings)
+	w.drain(t)
+	status := inspect(t, w, run)
+	require.Equal(t, migration.Counts{migration.Blue: 1}, status.Counts)
+	require.Contains(t, status.Failed[0].Error, "table feeling: rows in blue are not what they were when they were copied")
+	execSQL(t, w.Legacy, `INSERT INTO one.feeling (mood) VALUES ('fine')`) // the fence is down again
 }

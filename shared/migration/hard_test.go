@@ -535,7 +535,7 @@ func TestStrangeForeignSchemas(t *testing.T) {
 			require.NoError(t, err)
 		}
 		for _, name := range []string{"plain", `we"ird Name`} {
-			_, err := conn.Exec(t.Context(), fmt.Sprintf(`INSERT INTO %s."Order" ("select", moods, "note", parent) VALUES ('it''s "bad"', '{ok,"it''s \"bad\""}', E'a\tb\\n"c', 2), ('ok', NULL, NULL, NULL)`,
+			_, err := conn.Exec(t.Context(), fmt.Sprintf(`INSERT INTO %s."Order" ("select", moods, "note", parent) VALUES ('it''s "bad"', '{ok,"it''s \"bad\""}', E'a\tb\\n"c', 2), ('ok', NULL, NULL, NULL), ('ok', '{}', '', 1), ('ok', NULL, E'\\N', 1), ('ok', NULL, E' (a,b)\r\n\b\v\f', 1), ('ok', NULL, E'\\.', NULL)`,
 				pgx.Identifier{name}.Sanitize()))
 			require.NoError(t, err)
 		}

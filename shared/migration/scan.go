@@ -2,6 +2,7 @@ package migration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math/big"
@@ -81,7 +82,7 @@ func (s *scan) read(ctx context.Context, tables []whole, each func(n int, line [
 	}
 	conn := s.tx.Conn().PgConn()
 	err := copyOut(ctx, conn, sql.String(), each)
-	if err != nil && conn.TxStatus() != 'E' {
+	if err != nil && (conn.TxStatus() != 'E' || ctx.Err() != nil) {
 		_ = conn.Close(context.WithoutCancel(ctx)) // in the middle of a stream it is good for nothing else
 	}
 	return err
@@ -109,8 +110,9 @@ func (s *scan) digests(ctx context.Context, tables []whole) (digests, error) {
 // copyOut sends statements of COPY TO STDOUT and hands over the lines of each. pgconn's CopyTo would not tell where one
 // ends and the next begins.
 func copyOut(ctx context.Context, conn *pgconn.PgConn, sql string, each func(n int, line []byte) error) error {
-	// Waiting for ctx message by message would cost more than the messages.
-	defer context.AfterFunc(ctx, func() { _ = conn.Conn().SetDeadline(time.Unix(1, 0)) })()
+	// To wait for ctx message by message would cost more than the messages.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Conn().SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	conn.Frontend().SendQuery(&pgproto3.Query{String: sql})
 	if err := conn.Frontend().Flush(); err != nil {
 		return err
@@ -120,10 +122,7 @@ func copyOut(ctx context.Context, conn *pgconn.PgConn, sql string, each func(n i
 	for {
 		msg, err := conn.ReceiveMessage(context.Background())
 		if err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-			return err
+			return cmp.Or(ctx.Err(), err)
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.CopyOutResponse:
@@ -135,6 +134,9 @@ func copyOut(ctx context.Context, conn *pgconn.PgConn, sql string, each func(n i
 		case *pgproto3.ErrorResponse:
 			failed = pgconn.ErrorResponseToPgError(msg)
 		case *pgproto3.ReadyForQuery:
+			if !stop() {
+				return ctx.Err()
+			}
 			return failed
 		}
 	}
