@@ -68,3 +68,47 @@ func TestTheReaderKeepsUpWithABusyBlue(t *testing.T) {
 		})
 	}
 }
+
+// A blue that falls silent in the middle of a transaction holds no receiver for longer than its time, and is not told
+// again and again what it knows.
+func TestTheReaderEndsWhenBlueIsSilent(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	statuses := make(chan int, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		begin := append(make([]byte, 25), 'B')
+		begin[0] = pglogrepl.XLogDataByteID
+		m, err := (&pgproto3.CopyData{Data: append(begin, make([]byte, 20)...)}).Encode(nil)
+		if err == nil {
+			_, err = conn.Write(m)
+		}
+		backend, n := pgproto3.NewBackend(conn, conn), 0
+		for err == nil {
+			if _, err = backend.Receive(); err == nil {
+				n++
+			}
+		}
+		statuses <- n
+	}()
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	cfg, err := pgconn.ParseConfig("")
+	require.NoError(t, err)
+	pg, err := pgconn.Construct(&pgconn.HijackedConn{Conn: conn, Config: cfg})
+	require.NoError(t, err)
+	began := time.Now()
+	s := &session{until: began.Add(silence / 2)}
+	d := newDecoder(1)
+	require.NoError(t, s.read(t.Context(), pg, d, make(chan event, 4096)))
+	require.True(t, d.open)
+	took := time.Since(began)
+	require.Greater(t, took, silence-sameEvery)
+	require.Less(t, took, silence+5*sameEvery)
+	require.NoError(t, conn.Close())
+	require.LessOrEqual(t, <-statuses, int(took/sameEvery)+1)
+}

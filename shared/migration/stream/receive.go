@@ -252,17 +252,18 @@ func (i *idle) moveOn(to int64) bool {
 
 // read hands on what blue sends until the budget is used up, and confirms what is spooled.
 func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, events chan<- event) error {
-	status := time.Now()
+	status, heard := time.Now(), time.Now()
+	var reported uint64
 	report := func() error {
-		status = time.Now()
-		at := pglogrepl.LSN(s.confirmed.Load())
+		status, reported = time.Now(), s.confirmed.Load()
+		at := pglogrepl.LSN(reported)
 		return pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: at, WALFlushPosition: at, WALApplyPosition: at})
 	}
 	defer func() { _ = report() }()
 	receive, end := receiver(ctx, conn)
 	defer end()
 	woke := time.Now()
-	for !s.ended.Load() && (time.Now().Before(s.until) || d.open) {
+	for !s.ended.Load() && (time.Now().Before(s.until) || d.open && time.Since(heard) < silence) {
 		msg, err := receive()
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -282,6 +283,7 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 			if asked, err = s.message(ctx, m.Data, d, events); err != nil {
 				return err
 			}
+			heard = time.Now()
 		}
 		// What is encrypted comes message by message: that nothing more was read does not mean that there is nothing.
 		if quiet && !asked && conn.Frontend().ReadBufferLen() == 0 && time.Since(woke) > napFor/10 {
@@ -290,7 +292,7 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 			}
 			woke = time.Now()
 		}
-		if asked || time.Since(status) > statusEvery {
+		if since := time.Since(status); asked || since > sameEvery || since > statusEvery && s.confirmed.Load() != reported {
 			if err := report(); err != nil {
 				return fmt.Errorf("stream: confirm slot %s: %w", s.at.Slot, err)
 			}
@@ -327,8 +329,16 @@ func receiver(ctx context.Context, conn *pgconn.PgConn) (receive func() (pgproto
 // those that have come meanwhile are read at once.
 const napFor = 10 * time.Millisecond
 
-// statusEvery is how often blue hears what is spooled.
-const statusEvery = 200 * time.Millisecond
+// statusEvery is how often blue hears what is spooled, and sameEvery, how often it hears what it knows. TCP puts off asking
+// whether the receiver's window is open again whenever it hears of it, for 200 ms at least: told more often than that, a
+// blue whose next segment did not fit into the window (loopback's are as large as a window at first) never sent again.
+const (
+	statusEvery = 200 * time.Millisecond
+	sameEvery   = time.Second
+)
+
+// silence is how long a receiver whose time is over waits for more of an open transaction. The next one reads it anew.
+const silence = 5 * time.Second
 
 // message handles one message of the walsender; it reports whether an answer is asked for.
 func (s *session) message(ctx context.Context, data []byte, d *decoder, events chan<- event) (asked bool, err error) {
