@@ -223,6 +223,9 @@ func (l *steadyLoad) write(ctx context.Context, n int) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if _, err := conn.Exec(ctx, `SET plan_cache_mode = force_generic_plan`); err != nil { // an application's statements are prepared, too
+		return err
+	}
 	every := time.Duration(float64(time.Second) * float64(l.apply.perCommit*len(l.markers)) / l.rate)
 	if _, err := conn.Exec(ctx, `CALL public.bench_write($1, $2, $3, $4, $5, $6, $7)`, l.id, l.markers[n], n, len(l.markers), every, l.apply.steadyFor, l.apply.perCommit/5); err != nil {
 		return err
