@@ -318,7 +318,7 @@ func (o *onlineMove) begin(ctx context.Context) (at watermark, b batch, err erro
 }
 
 // near sends a message through the stream and waits for it: it proves that the receiver is at
-// work, and how far behind.
+// work, and how far behind. It does not wait while there is a good deal to apply.
 func (o *onlineMove) near(ctx context.Context) (bool, error) {
 	control, err := o.m.control(ctx)
 	if err != nil {
@@ -328,7 +328,11 @@ func (o *onlineMove) near(ctx context.Context) (bool, error) {
 	if err := o.blue.QueryRow(ctx, `SELECT (pg_logical_emit_message(true, 'coditect', 'probe') - '0/0')::bigint`).Scan(&at); err != nil {
 		return false, err
 	}
-	p, err := o.spooled(ctx, control, at, nearTime)
+	before, err := stream.PositionOf(ctx, control, o.lane)
+	if err != nil {
+		return false, err
+	}
+	p, err := o.spooled(ctx, control, min(at, before.Spooled+nearBytes), nearTime)
 	return err == nil && p.Spooled >= at && p.RunUntil != nil && time.Until(*p.RunUntil) > runLeft, err
 }
 
