@@ -19,7 +19,7 @@ import (
 // applyAtOnce is how many changes are applied in one transaction, and changesAtOnce how many bytes
 // of them are in memory at once, about. Packs are taken whole.
 const (
-	applyAtOnce   = 10_000
+	applyAtOnce   = 20_000
 	changesAtOnce = 8 << 20
 	packsAtOnce   = 10_000
 )

@@ -24,7 +24,7 @@ import (
 // Bounds of what one round compares: more changes than were just applied, so that it keeps pace, and
 // not many more, for others wait to be applied.
 const (
-	compareAtOnce = 20_000
+	compareAtOnce = 40_000
 	compareLeast  = 500
 	keysCompared  = 5000 // in one statement
 )
