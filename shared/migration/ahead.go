@@ -75,13 +75,6 @@ func (m *Mover) cutOver(ctx context.Context, run Run, blue *citus.Pool, session 
 // readAgain is how many bytes of fenced tenants are read once more, at most, to see that nothing has changed.
 const readAgain = 1 << 20
 
-func bytesOf(moves []Move) (n int64) {
-	for _, v := range moves {
-		n += v.Bytes
-	}
-	return n
-}
-
 // oneMoment is how many bytes are copied under one snapshot, at most: blue cannot clean up rows
 // that died after it.
 const oneMoment = 16 << 20
@@ -90,13 +83,14 @@ const oneMoment = 16 << 20
 type copied struct {
 	since           map[string]string // by table, the oldest transaction that the copy may not have seen
 	inBlue, inGreen digests
-	apart           bool // each table was copied as of a moment of its own: they need not fit each other
+	bytes           map[tenant.ID]int64 // of the rows' text
+	apart           bool                // each table was copied as of a moment of its own: they need not fit each other
 }
 
 // copyAhead copies tenants and computes both sides' digests, blue's as of the moment of the
 // copy. A large tenant's tables have a moment each, so that no snapshot lives for long.
 func (m *Mover) copyAhead(ctx context.Context, session *pgx.Conn, l convert.Layout, moves []Move) (copied, error) {
-	c := copied{since: map[string]string{}, inBlue: digests{}, inGreen: digests{}}
+	c := copied{since: map[string]string{}, inBlue: digests{}, inGreen: digests{}, bytes: map[tenant.ID]int64{}}
 	if err := m.markCopying(ctx, moves); err != nil {
 		return c, err
 	}
@@ -146,7 +140,7 @@ func (m *Mover) copyPart(ctx context.Context, session *pgx.Conn, l convert.Layou
 		return m.writeGreen(ctx, Copying, moves, func(green pgx.Tx) error {
 			for i, t := range l.Tables {
 				c.since[t.Name] = since
-				if err := m.copyWhole(ctx, s, green.Conn(), i, c.inBlue); err != nil {
+				if err := m.copyWhole(ctx, s, green.Conn(), i, c); err != nil {
 					return err
 				}
 			}
@@ -156,7 +150,7 @@ func (m *Mover) copyPart(ctx context.Context, session *pgx.Conn, l convert.Layou
 }
 
 // copyWhole copies a table of all tenants, and hashes blue's rows as they come from there.
-func (m *Mover) copyWhole(ctx context.Context, s *scan, green *pgx.Conn, table int, inBlue digests) error {
+func (m *Mover) copyWhole(ctx context.Context, s *scan, green *pgx.Conn, table int, c copied) error {
 	t := s.layout.Tables[table]
 	sums := make([]sum, len(s.moves))
 	_, err := fillGreen(ctx, &m.calm, green, s.layout, t, "text", func(ctx context.Context, to io.Writer) error {
@@ -175,7 +169,8 @@ func (m *Mover) copyWhole(ctx context.Context, s *scan, green *pgx.Conn, table i
 		})
 	})
 	for i, v := range s.moves {
-		inBlue.add(t.Name, v.Tenant, sums[i].digest())
+		c.inBlue.add(t.Name, v.Tenant, sums[i].digest())
+		c.bytes[v.Tenant] += sums[i].bytes
 	}
 	return err
 }
@@ -275,7 +270,11 @@ func tablesNow(ctx context.Context, from pgx.Tx, l convert.Layout, moves []Move,
 	if err != nil {
 		return nil, err
 	}
-	again := !c.apart && bytesOf(moves) <= readAgain
+	var bytes int64
+	for _, v := range moves {
+		bytes += c.bytes[v.Tenant]
+	}
+	again := !c.apart && bytes <= readAgain
 	now := digests{}
 	if again {
 		if now, err = s.digests(ctx, s.all()); err != nil {

@@ -144,8 +144,9 @@ func copyOut(ctx context.Context, conn *pgconn.PgConn, sql string, each func(n i
 
 // sum adds up the hashes of rows, as sum(hashtextextended(…, 0)) does.
 type sum struct {
-	rows, high int64
-	low        uint64
+	rows, bytes int64
+	high        int64
+	low         uint64
 }
 
 func (s *sum) add(row []byte) {
@@ -153,7 +154,7 @@ func (s *sum) add(row []byte) {
 	var carry uint64
 	s.low, carry = bits.Add64(s.low, h, 0)
 	s.high += int64(carry) + int64(h)>>63 //nolint:gosec // the hash is a signed number there
-	s.rows++
+	s.rows, s.bytes = s.rows+1, s.bytes+int64(len(row))
 }
 
 func (s *sum) digest() digest {
@@ -203,10 +204,10 @@ func appendField(row, field []byte) []byte {
 	} else {
 		for i := 0; i < len(field); i++ {
 			c := field[i]
-			switch {
-			case c == '"':
+			switch c {
+			case '"':
 				row = append(row, '"')
-			case c == '\\':
+			case '\\':
 				i++
 				if c = unescaped[field[i]]; c == '\\' {
 					row = append(row, '\\')
