@@ -24,7 +24,8 @@
 // flips the home in the directory together with opening the gate in green, in one commit.
 // ahead.go reads top-down in this order, cutover.go has the flip and the undo.
 //
-// Rows that the snapshot may not have seen are told by their xmin: rows without a young one are
+// What was copied small is read once more and hashed (scan.go): where that is as it was copied, nothing has changed. Elsewhere
+// rows that the snapshot may not have seen are told by their xmin: rows without a young one are
 // those that were copied. Deleted rows have none; they show as a difference in the number of
 // rows, and are then found by comparing hashes of ranges of keys. So the pause grows
 // with the changes and with counting rows, not with copying, hashing and building indexes.
@@ -36,7 +37,7 @@
 // snapshot that it has seen; its changes are applied (apply.go) unless the chunk's snapshot has seen them; and the rows
 // that they are about are compared before they are forgotten (changed.go). When little is left the
 // fence goes up, its message in the stream is waited for, and what is left is applied and
-// compared. online.go reads top-down in this order. Where blue does not let its changes be read,
+// compared. online.go reads top-down in this order, with catchup.go in its midst. Where blue does not let its changes be read,
 // such a tenant is copied page by page under the fence (copy.go), if its operator allows the pause.
 //
 // # The way back
