@@ -14,6 +14,8 @@ package citus
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -72,8 +74,9 @@ type Databases struct {
 
 	forMoves atomic.Bool
 
-	mu    sync.Mutex
-	pools map[string]*Pool
+	mu     sync.Mutex
+	pools  map[string]*Pool
+	closed bool
 }
 
 // Pool is a pool of one database, and what is known of its server.
@@ -148,6 +151,9 @@ func (d *Databases) Pool(ctx context.Context, name string) (*Pool, error) {
 	defer d.mu.Unlock()
 	if p := d.pools[name]; p != nil {
 		return p, nil
+	}
+	if d.closed {
+		return nil, fault.New(fault.Unavailable, "shutting_down", "this instance is shutting down")
 	}
 	dsn := d.dsn[name]
 	if dsn == "" {
@@ -242,14 +248,16 @@ func (d *Databases) fresh(_ context.Context, conn *pgx.Conn) (bool, error) {
 // names are to be qualified: control.tenant.
 func (d *Databases) Control(ctx context.Context) (*Pool, error) { return d.Pool(ctx, GreenDatabase) }
 
-// Close closes all pools.
+// Close closes all pools. It waits for connections that are in use; whoever holds one may ask for another pool
+// meanwhile, of which there are no new ones, and gets no connection from it any more.
 func (d *Databases) Close() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, p := range d.pools {
+	d.closed = true
+	pools := slices.Collect(maps.Values(d.pools))
+	d.mu.Unlock()
+	for _, p := range pools {
 		p.Close()
 	}
-	d.pools = map[string]*Pool{}
 }
 
 // HasCitus reports whether the database uses the Citus extension. It asks once.
