@@ -206,6 +206,40 @@ func TestLagAndPressureAreSeen(t *testing.T) {
 	require.Empty(t, inspect(t, w, run).Streams)
 }
 
+// While a lane's tenants are copied, nobody reads its slot for most of the time; from when one catches up, somebody does.
+func TestBlueIsLeftAloneWhileATenantIsCopied(t *testing.T) {
+	w := newWorld(t, citustest.New(t))
+	ids := blueTenants(t, w, 3)[2:]
+	blue := w.Blue(t)
+	reader := func() (pid int) {
+		require.NoError(t, blue.QueryRow(t.Context(), `SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE database = current_database() AND NOT temporary`).Scan(&pid))
+		return pid
+	}
+	pressed := online
+	pressed.Limits.MaxLatency = time.Nanosecond // nothing is copied
+	w.Mover = migration.New(w.Migrator, w.Queue, pressed)
+	run := start(t, w, ids, 1)
+	task, _ := w.Queue.take()
+	require.NoError(t, w.Mover.Step(t.Context(), task))
+	require.Equal(t, migration.Counts{migration.Copying: 1}, inspect(t, w, run).Counts)
+	require.Eventually(t, func() bool { return reader() == 0 }, 5*time.Second, 5*time.Millisecond)
+
+	w.Mover = migration.New(w.Migrator, w.Queue, online, migration.WithCrashPoints(func(at string) {
+		if at != "catching_up" {
+			return
+		}
+		pid, since := 0, time.Now()
+		require.Eventually(t, func() bool { // one that stays
+			if now := reader(); now == 0 || now != pid {
+				pid, since = now, time.Now()
+			}
+			return pid != 0 && time.Since(since) > 700*time.Millisecond
+		}, 5*time.Second, 5*time.Millisecond)
+	}))
+	w.drain(t)
+	require.Equal(t, migration.Counts{migration.Green: 1}, inspect(t, w, run).Counts)
+}
+
 // A run that is paused and resumed goes on from what is copied.
 func TestAPausedOnlineMoveGoesOn(t *testing.T) {
 	w := newWorld(t, citustest.New(t))

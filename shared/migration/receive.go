@@ -47,7 +47,21 @@ func (m *Mover) Receive(ctx context.Context, t ReceiveTask) (stream.Received, er
 			return stream.Received{}, err // delivered again, the step is no longer this one: the sweep goes on
 		}
 	}
-	return stream.NewReceiver(m.dbs, m.cfg.Stream, m.crash).Receive(ctx, lane)
+	return stream.NewReceiver(m.dbs, m.cfg.Stream, m.crash).RestsWhen(m.nobodyWaits).Receive(ctx, lane)
+}
+
+// nobodyWaits reports whether all of a lane's tenants are still being copied: their changes are applied afterwards.
+func (m *Mover) nobodyWaits(ctx context.Context, l stream.Lane) (calm bool, err error) {
+	control, err := m.control(ctx)
+	if err != nil {
+		return false, err
+	}
+	err = control.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM control.streamed s JOIN control.move m ON m.run_id = s.run_id AND m.tenant_id = s.tenant_id
+		WHERE s.database_name = $1 AND s.number = $2 AND m.state NOT IN ('planned', 'copying'))`, l.Database, l.Number).Scan(&calm)
+	if err != nil {
+		return false, fmt.Errorf("migration: who waits for lane %d of %s: %w", l.Number, l.Database, err)
+	}
+	return calm, nil
 }
 
 func (m *Mover) enqueueReceive(ctx context.Context, t ReceiveTask, after time.Time) error {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -32,6 +33,7 @@ type Receiver struct {
 	dbs   *citus.Databases // of the migrator's role
 	cfg   Config
 	crash func(point string)
+	calm  func(context.Context, Lane) (bool, error)
 }
 
 // NewReceiver returns a receiver. crash, which may be nil, is called at each named point right after
@@ -42,7 +44,18 @@ func NewReceiver(dbs *citus.Databases, cfg Config, crash func(point string)) *Re
 		crash = func(string) {}
 	}
 	dbs.ForMoves()
-	return &Receiver{dbs: dbs, cfg: cfg.WithDefaults(), crash: crash}
+	return &Receiver{dbs: dbs, cfg: cfg.WithDefaults(), crash: crash, calm: func(context.Context, Lane) (bool, error) { return false, nil }}
+}
+
+// RestsWhen has the receiver read in bursts while calm says that nobody waits for a lane's changes, and
+// returns it.
+//
+// A walsender that keeps up with blue wakes up for each commit of anybody, decodes it, says so and goes
+// to sleep again: five times the work of decoding the same WAL in one piece, while blue's users wait for
+// a processor. Between two bursts there is no walsender, and the slot costs nothing.
+func (r *Receiver) RestsWhen(calm func(context.Context, Lane) (bool, error)) *Receiver {
+	r.calm = calm
+	return r
 }
 
 // errTaken: another receiver has moved the lane's position, or the lane was given up. Whoever
@@ -63,12 +76,51 @@ func (r *Receiver) Receive(ctx context.Context, l Lane) (Received, error) {
 		return out, err
 	}
 	until := time.Now().Add(r.cfg.Budget)
-	s := &session{r: r, lane: l, until: until, out: &out, waiting: semaphore.NewWeighted(waitingBytes)}
-	err = s.run(ctx)
+	for burst, again := true, true; err == nil && again; {
+		if burst {
+			if burst, err = r.calm(ctx, l); err != nil {
+				return out, err
+			}
+		}
+		s := &session{r: r, lane: l, until: until, burst: burst, out: &out, waiting: semaphore.NewWeighted(waitingBytes)}
+		began := time.Now()
+		err = s.run(ctx)
+		if again = burst && time.Now().Before(until); again && err == nil {
+			// One that takes long would take blue more than going on does: a transaction may be open for long, and what it
+			// has written is decoded again each time.
+			if burst = time.Since(began) < longBurst; burst {
+				err = r.rest(ctx, l, until)
+			}
+		}
+	}
 	if errors.Is(err, errTaken) {
 		err = nil
 	}
 	return out, err
+}
+
+// Of bursts: how long one may take, how long a rest is, and how often in it is asked whether somebody waits.
+const (
+	longBurst = time.Second
+	restFor   = 2 * time.Second
+	askEvery  = 100 * time.Millisecond
+)
+
+// rest waits until it is time for the next burst, or somebody waits for changes.
+func (r *Receiver) rest(ctx context.Context, l Lane, until time.Time) error {
+	end := time.Now().Add(restFor)
+	if until.Before(end) {
+		end = until
+	}
+	for time.Now().Before(end) {
+		if calm, err := r.calm(ctx, l); err != nil || !calm {
+			return err
+		}
+		if err := pause(ctx, min(askEvery, time.Until(end))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // session is one run over one connection to the slot.
@@ -76,6 +128,9 @@ type session struct {
 	r         *Receiver
 	lane      Lane
 	until     time.Time
+	burst     bool  // it ends with what blue has written by its beginning,
+	target    int64 // which is up to here
+	seen      int64 // what the reader has handed on is whole up to here
 	out       *Received
 	at        Position
 	confirmed atomic.Uint64 // committed in the spool: may be told to blue
@@ -117,51 +172,79 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.start(ctx, conn); err != nil {
 		return err
 	}
+	if s.burst {
+		if err := s.aim(ctx, blue); err != nil {
+			return err
+		}
+	}
 	if _, err := control.Exec(ctx, `UPDATE control.lane SET run_until = $4, heard_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND slot = $3`,
 		s.lane.Database, s.lane.Number, s.at.Slot, s.until); err != nil {
 		return err
 	}
 	s.confirmed.Store(uint64(s.at.Spooled))
 	events := make(chan event, 4096)
-	g, ctx := errgroup.WithContext(ctx)
-	ended, end := context.WithCancel(ctx)
-	g.Go(func() error { s.markWAL(ended, blue); return nil })
+	g, during := errgroup.WithContext(ctx)
+	ended, end := context.WithCancel(during)
+	if !s.burst {
+		g.Go(func() error { s.markBeforeEnd(ended, blue); return nil })
+	}
 	g.Go(func() error {
 		defer close(events)
-		return s.read(ctx, conn, newDecoder(xid), events)
+		return s.read(during, conn, newDecoder(xid), events)
 	})
 	g.Go(func() error {
 		defer end()
 		defer s.ended.Store(true)
 		w := &writer{session: s, control: control}
-		return w.write(ctx, events)
+		return w.write(during, events)
 	})
-	return g.Wait()
+	err = g.Wait()
+	// What was spooled last, too. It is sent again if this is lost.
+	_ = s.report(ctx, conn)
+	return err
 }
 
-// markBefore is how long before its end a receiver marks blue's WAL.
-const markBefore = 1500 * time.Millisecond
-
-// markWAL writes, shortly before the end, a record of the transactions that are open into blue's WAL: the next receiver's
-// walsender begins to decode at the last of these that was confirmed. PostgreSQL writes one every 15 s by itself, and
-// decoding 15 s of a busy database takes seconds, in which nobody receives anything. Making a logical slot writes one
-// (pg_log_standby_snapshot does from PostgreSQL 16 on); whether it comes to its end does not matter.
-func (s *session) markWAL(ctx context.Context, blue *citus.Pool) {
-	if pause(ctx, time.Until(s.until)-markBefore) != nil {
-		return
+// aim has a burst end with what blue has written by now, and marks that in blue's WAL for the next one.
+func (s *session) aim(ctx context.Context, blue *citus.Pool) error {
+	s.markWAL(ctx, blue, markWait)
+	if err := blue.QueryRow(ctx, `SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint`).Scan(&s.target); err != nil {
+		return fmt.Errorf("stream: end of the WAL of %s: %w", s.lane.Database, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, markBefore/2)
-	defer cancel()
+	return nil
+}
+
+// How long before its end a receiver marks blue's WAL, and how long it waits for that at the beginning of a burst.
+const (
+	markBefore = 1500 * time.Millisecond
+	markWait   = 100 * time.Millisecond
+)
+
+// markBeforeEnd marks blue's WAL shortly before the receiver's end.
+func (s *session) markBeforeEnd(ctx context.Context, blue *citus.Pool) {
+	if pause(ctx, time.Until(s.until)-markBefore) == nil {
+		s.markWAL(ctx, blue, markBefore/2)
+	}
+}
+
+// markWAL writes a record of the transactions that are open into blue's WAL: the next receiver's walsender begins to
+// decode at the last of these that was confirmed. PostgreSQL writes one every 15 s by itself, and decoding 15 s of a
+// busy database takes seconds, in which nobody receives anything. Making a logical slot writes one
+// (pg_log_standby_snapshot does from PostgreSQL 16 on); it is the first that it does, and whether it comes to its end,
+// for which it waits for transactions that are open, does not matter.
+func (s *session) markWAL(ctx context.Context, blue *citus.Pool, patience time.Duration) {
 	name := newSlot()
-	_ = blue.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { // a temporary slot is its session's
-		if _, err := conn.Exec(ctx, `SELECT pg_create_logical_replication_slot($1, 'pgoutput', true)`, name); err != nil {
-			return err
+	_ = pgx.BeginFunc(ctx, blue, func(tx pgx.Tx) error {
+		// A temporary slot ends with the session or the first error: it does not keep blue's WAL.
+		for _, sql := range []string{
+			fmt.Sprintf(`SET LOCAL statement_timeout = %d`, patience.Milliseconds()),
+			`SELECT pg_create_logical_replication_slot('` + name + `', 'pgoutput', true)`,
+			`SELECT pg_drop_replication_slot('` + name + `')`,
+		} {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err
+			}
 		}
-		_, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, name)
-		if err != nil {
-			_ = conn.Conn().Close(ctx) // it must not keep blue's WAL
-		}
-		return err
+		return nil
 	})
 }
 
@@ -254,16 +337,10 @@ func (i *idle) moveOn(to int64) bool {
 func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, events chan<- event) error {
 	status, heard := time.Now(), time.Now()
 	var reported uint64
-	report := func() error {
-		status, reported = time.Now(), s.confirmed.Load()
-		at := pglogrepl.LSN(reported)
-		return pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: at, WALFlushPosition: at, WALApplyPosition: at})
-	}
-	defer func() { _ = report() }()
 	receive, end := receiver(ctx, conn)
 	defer end()
 	woke := time.Now()
-	for !s.ended.Load() && (time.Now().Before(s.until) || d.open && time.Since(heard) < silence) {
+	for !s.ended.Load() && !s.reached(d) && (time.Now().Before(s.until) || d.open && time.Since(heard) < silence) {
 		msg, err := receive()
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -293,13 +370,23 @@ func (s *session) read(ctx context.Context, conn *pgconn.PgConn, d *decoder, eve
 			woke = time.Now()
 		}
 		if since := time.Since(status); asked || since > sameEvery || since > statusEvery && s.confirmed.Load() != reported {
-			if err := report(); err != nil {
+			status, reported = time.Now(), s.confirmed.Load()
+			if err := s.report(ctx, conn); err != nil {
 				return fmt.Errorf("stream: confirm slot %s: %w", s.at.Slot, err)
 			}
 		}
 	}
 	return nil
 }
+
+// report tells blue what is spooled.
+func (s *session) report(ctx context.Context, conn *pgconn.PgConn) error {
+	at := pglogrepl.LSN(s.confirmed.Load())
+	return pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: at, WALFlushPosition: at, WALApplyPosition: at})
+}
+
+// reached reports whether a burst has all that it began for.
+func (s *session) reached(d *decoder) bool { return s.burst && !d.open && s.seen >= s.target }
 
 // receiver returns a function that waits for blue's next message, for about statusEvery at most, and no
 // longer than ctx. A context for each message would cost more than reading it.
@@ -361,10 +448,13 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 		if err != nil {
 			return false, fmt.Errorf("stream: keepalive: %w", err)
 		}
-		if at := int64(k.ServerWALEnd); !d.open && !s.idle.moveOn(at) {
-			s.idle = &idle{}
-			s.idle.at.Store(at)
-			err = send(event{idle: s.idle})
+		if at := int64(k.ServerWALEnd); !d.open {
+			s.seen = max(s.seen, at)
+			if !s.idle.moveOn(at) {
+				s.idle = &idle{}
+				s.idle.at.Store(at)
+				err = send(event{idle: s.idle})
+			}
 		}
 		return k.ReplyRequested, err
 	case pglogrepl.XLogDataByteID:
@@ -380,7 +470,7 @@ func (s *session) message(ctx context.Context, data []byte, d *decoder, events c
 			return false, nil
 		}
 		e.end = int64(x.ServerWALEnd)
-		s.idle = nil // it is before this
+		s.idle, s.seen = nil, max(s.seen, e.commit) // it is before this
 		return false, send(e)
 	}
 	return false, nil

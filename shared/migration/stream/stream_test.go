@@ -400,3 +400,71 @@ func TestTheNextReceiverBeginsNearTheEndOfTheOneBefore(t *testing.T) {
 	require.NoError(t, w.blue.QueryRow(t.Context(), `SELECT count(*) FROM pg_replication_slots WHERE temporary`).Scan(&left))
 	require.Zero(t, left)
 }
+
+// While nobody waits, blue's changes are read in bursts, and between them nobody reads the slot; what a burst has
+// read is not decoded again. As soon as somebody waits the receiver reads on and on.
+func TestAReceiverRestsWhileNobodyWaits(t *testing.T) {
+	w := newWorld(t)
+	insert := func(id string) {
+		w.exec(t, `DO $$ BEGIN SET LOCAL synchronous_commit = on; INSERT INTO `+w.schema+`.thing (tenant_id, id) VALUES ('`+w.id.String()+`', '`+id+`'); END $$`)
+	}
+	read := func() (by bool) {
+		require.NoError(t, w.blue.QueryRow(t.Context(), `SELECT active FROM pg_replication_slots WHERE slot_name = $1`, w.slot).Scan(&by))
+		return by
+	}
+	spooled := func(n int) func() bool { return func() bool { return len(w.spool(t, w.id)) == n } }
+	w.exec(t, `SELECT pg_logical_emit_message(false, 'filler', repeat('z', 1000000)) FROM generate_series(1, 20)`)
+	insert("a")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var asked, waits atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		_, err := stream.NewReceiver(w.Migrator, stream.Config{}, nil).RestsWhen(func(context.Context, stream.Lane) (bool, error) {
+			asked.Add(1)
+			return waits.Load() == 0, nil
+		}).Receive(ctx, w.lane)
+		done <- err
+	}()
+	require.Eventually(t, spooled(1), 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !read() }, time.Second, 5*time.Millisecond)
+	insert("b")
+	require.Eventually(t, spooled(2), 5*time.Second, 5*time.Millisecond, "the next burst brings it")
+	require.Eventually(t, func() bool { return !read() }, time.Second, 5*time.Millisecond)
+	var kept int64
+	require.NoError(t, w.blue.QueryRow(t.Context(), `SELECT pg_current_wal_insert_lsn() - restart_lsn FROM pg_replication_slots WHERE slot_name = $1`, w.slot).Scan(&kept))
+	require.Less(t, kept, int64(1_000_000), "what the first burst has read is read again")
+
+	waits.Store(1)
+	require.Eventually(t, read, time.Second, 5*time.Millisecond, "long before the end of the rest")
+	before := asked.Load()
+	insert("c")
+	require.Eventually(t, spooled(3), time.Second, 5*time.Millisecond)
+	require.Never(t, func() bool { return !read() }, 500*time.Millisecond, 20*time.Millisecond)
+	require.Equal(t, before, asked.Load(), "who reads on does not ask")
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+}
+
+// A burst that took long is followed by no rest: another one might take as long.
+func TestALongBurstIsNotFollowedByARest(t *testing.T) {
+	w := newWorld(t)
+	w.exec(t, `DO $$ BEGIN SET LOCAL synchronous_commit = on; INSERT INTO `+w.schema+`.thing (tenant_id, id) VALUES ('`+w.id.String()+`', 'a'); END $$`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var asked atomic.Int64
+	var slow atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		_, err := stream.NewReceiver(w.Migrator, stream.Config{}, func(string) {
+			if slow.CompareAndSwap(false, true) {
+				<-time.After(1100 * time.Millisecond)
+			}
+		}).RestsWhen(func(context.Context, stream.Lane) (bool, error) { asked.Add(1); return true, nil }).Receive(ctx, w.lane)
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return len(w.spool(t, w.id)) == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Never(t, func() bool { return asked.Load() > 1 }, 2*time.Second, 50*time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+}
