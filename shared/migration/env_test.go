@@ -90,16 +90,16 @@ var quick = migration.Config{Lease: time.Second, LockTimeout: 100 * time.Millise
 func newWorld(t *testing.T, env *citustest.Env, opts ...migration.Option) *world {
 	w := &world{Env: env, Queue: &inbox{}}
 	w.Mover = migration.New(env.Migrator, w.Queue, quick, opts...)
-	w.receive(t)
+	w.receive(t, quick)
 	return w
 }
 
 // receive lets tasks of the change stream be done in the background until the test ends.
-func (w *world) receive(t *testing.T) {
+func (w *world) receive(t *testing.T, cfg migration.Config) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	t.Cleanup(func() { cancel(); group.Wait() })
-	mover := migration.New(w.Migrator, w.Queue, quick)
+	mover := migration.New(w.Migrator, w.Queue, cfg)
 	w.Queue.receive = func(task migration.ReceiveTask, after time.Time) {
 		group.Go(func() {
 			timer := time.NewTimer(time.Until(after))
@@ -178,7 +178,7 @@ func (w *world) register(t *testing.T, description string) migration.Registered 
 	w.Directory = directory.New(w.Databases, 0)
 	w.Door = citus.NewDoor(w.Databases, w.Directory)
 	w.Mover = migration.New(w.Migrator, w.Queue, quick)
-	w.receive(t) // of the new source, too
+	w.receive(t, quick) // of the new source, too
 	return r
 }
 

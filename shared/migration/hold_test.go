@@ -149,6 +149,35 @@ func TestTenantsAreHeldInStep(t *testing.T) {
 	})
 }
 
+// Where the operator says so, blue is left alone between two looks at its changes, for longer than a receiver may be
+// silent; nobody thinks that it is gone, and a tenant that is let go does not wait for the next look.
+func TestTenantsFollowWhileBlueIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, citustest.New(t))
+	cfg := quick
+	cfg.Stream.Budget, cfg.Stream.Rest = 30*time.Second, 20*time.Second
+	w.receive(t, cfg)
+	ids := blueTenants(t, w, 2)
+	h := hold(t, w, ids, 2, quick)
+	h.become(t, migration.Counts{migration.Following: 2})
+	blue := w.Blue(t)
+	free := func() (by bool) {
+		require.NoError(t, blue.QueryRow(t.Context(), `SELECT NOT active FROM pg_replication_slots WHERE database = current_database() AND NOT temporary`).Scan(&by))
+		return by
+	}
+	require.Eventually(t, free, 5*time.Second, 20*time.Millisecond)
+	require.Never(t, func() bool {
+		var silent bool
+		require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT heard_at < clock_timestamp() - interval '2 seconds' FROM control.lane`).Scan(&silent))
+		return silent || !free()
+	}, 4*time.Second, 50*time.Millisecond)
+	_, err := w.Mover.LetGo(t.Context(), h.run.ID, nil, 0, "test")
+	require.NoError(t, err)
+	began := time.Now()
+	h.become(t, migration.Counts{migration.Green: 2})
+	require.Less(t, time.Since(began), 8*time.Second)
+}
+
 // Whoever dies after an effect of holding or letting go is replaced by the next task or sweep.
 func TestAHeldRunSurvivesCrashes(t *testing.T) {
 	t.Parallel()

@@ -47,21 +47,31 @@ func (m *Mover) Receive(ctx context.Context, t ReceiveTask) (stream.Received, er
 			return stream.Received{}, err // delivered again, the step is no longer this one: the sweep goes on
 		}
 	}
-	return stream.NewReceiver(m.dbs, m.cfg.Stream, m.crash).RestsWhen(m.nobodyWaits).Receive(ctx, lane)
+	return stream.NewReceiver(m.dbs, m.cfg.Stream, m.crash).Rests(m.receiverRests).Receive(ctx, lane)
 }
 
-// nobodyWaits reports whether all of a lane's tenants are still being copied: their changes are applied afterwards.
-func (m *Mover) nobodyWaits(ctx context.Context, l stream.Lane) (calm bool, err error) {
+// restCopying is how long tenants that are copied can do without their changes, which are applied afterwards.
+const restCopying = 2 * time.Second
+
+// receiverRests is how long the receiver of a lane may rest: not at all when a tenant catches up or waits behind its fence.
+func (m *Mover) receiverRests(ctx context.Context, l stream.Lane) (time.Duration, error) {
 	control, err := m.control(ctx)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	err = control.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM control.streamed s JOIN control.move m ON m.run_id = s.run_id AND m.tenant_id = s.tenant_id
-		WHERE s.database_name = $1 AND s.number = $2 AND m.state NOT IN ('planned', 'copying'))`, l.Database, l.Number).Scan(&calm)
-	if err != nil {
-		return false, fmt.Errorf("migration: who waits for lane %d of %s: %w", l.Number, l.Database, err)
+	var waits, follows bool
+	err = control.QueryRow(ctx, `SELECT coalesce(bool_or(m.state NOT IN ('planned', 'copying', 'following')), false), coalesce(bool_or(m.state = 'following'), false)
+		FROM control.streamed s JOIN control.move m ON m.run_id = s.run_id AND m.tenant_id = s.tenant_id WHERE s.database_name = $1 AND s.number = $2`,
+		l.Database, l.Number).Scan(&waits, &follows)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("migration: who waits for lane %d of %s: %w", l.Number, l.Database, err)
+	case waits:
+		return 0, nil
+	case follows:
+		return m.cfg.Stream.Rest, nil
 	}
-	return calm, nil
+	return restCopying, nil
 }
 
 func (m *Mover) enqueueReceive(ctx context.Context, t ReceiveTask, after time.Time) error {

@@ -18,6 +18,7 @@ import (
 // Config bounds the change stream. The tags are those of sethvargo/go-envconfig.
 type Config struct {
 	Budget      time.Duration `env:"CODITECT_RECEIVE_BUDGET,default=20s"`         // of one run of the receiver; keep it below the queue's dispatch deadline
+	Rest        time.Duration `env:"CODITECT_RECEIVE_REST"`                       // between two bursts of the receiver while tenants follow blue: it spares a busy blue a tenth, and they lag so much more; 0: none
 	MaxRetained int64         `env:"CODITECT_SLOT_MAX_BYTES,default=10737418240"` // WAL that blue may keep for a slot before it is given up
 }
 

@@ -33,7 +33,7 @@ type Receiver struct {
 	dbs   *citus.Databases // of the migrator's role
 	cfg   Config
 	crash func(point string)
-	calm  func(context.Context, Lane) (bool, error)
+	rests func(context.Context, Lane) (time.Duration, error)
 }
 
 // NewReceiver returns a receiver. crash, which may be nil, is called at each named point right after
@@ -44,17 +44,18 @@ func NewReceiver(dbs *citus.Databases, cfg Config, crash func(point string)) *Re
 		crash = func(string) {}
 	}
 	dbs.ForMoves()
-	return &Receiver{dbs: dbs, cfg: cfg.WithDefaults(), crash: crash, calm: func(context.Context, Lane) (bool, error) { return false, nil }}
+	return &Receiver{dbs: dbs, cfg: cfg.WithDefaults(), crash: crash, rests: func(context.Context, Lane) (time.Duration, error) { return 0, nil }}
 }
 
-// RestsWhen has the receiver read in bursts while calm says that nobody waits for a lane's changes, and
-// returns it.
+// Rests has the receiver read in bursts, and returns it: between two of them it rests for as long as rests
+// says that those who wait for a lane's changes can do without, 0 for not at all. It is asked again and
+// again.
 //
 // A walsender that keeps up with blue wakes up for each commit of anybody, decodes it, says so and goes
 // to sleep again: five times the work of decoding the same WAL in one piece, while blue's users wait for
 // a processor. Between two bursts there is no walsender, and the slot costs nothing.
-func (r *Receiver) RestsWhen(calm func(context.Context, Lane) (bool, error)) *Receiver {
-	r.calm = calm
+func (r *Receiver) Rests(rests func(context.Context, Lane) (time.Duration, error)) *Receiver {
+	r.rests = rests
 	return r
 }
 
@@ -76,21 +77,16 @@ func (r *Receiver) Receive(ctx context.Context, l Lane) (Received, error) {
 		return out, err
 	}
 	until := time.Now().Add(r.cfg.Budget)
-	for burst, again := true, true; err == nil && again; {
-		if burst {
-			if burst, err = r.calm(ctx, l); err != nil {
-				return out, err
-			}
-		}
-		s := &session{r: r, lane: l, until: until, burst: burst, out: &out, waiting: semaphore.NewWeighted(waitingBytes)}
-		began := time.Now()
+	for long := false; err == nil; {
+		s := &session{r: r, lane: l, until: until, long: long, out: &out, waiting: semaphore.NewWeighted(waitingBytes)}
 		err = s.run(ctx)
-		if again = burst && time.Now().Before(until); again && err == nil {
-			// One that takes long would take blue more than going on does: a transaction may be open for long, and what it
-			// has written is decoded again each time.
-			if burst = time.Since(began) < longBurst; burst {
-				err = r.rest(ctx, l, until)
-			}
+		if s.aimed.IsZero() || !time.Now().Before(until) {
+			break
+		}
+		// One that takes long would take blue more than going on does: a transaction may be open for long, and what it
+		// has written is decoded again each time.
+		if long = time.Since(s.aimed) > longBurst; err == nil && !long {
+			err = s.rest(ctx)
 		}
 	}
 	if errors.Is(err, errTaken) {
@@ -99,38 +95,22 @@ func (r *Receiver) Receive(ctx context.Context, l Lane) (Received, error) {
 	return out, err
 }
 
-// Of bursts: how long one may take, how long a rest is, and how often in it is asked whether somebody waits.
+// longBurst is how long a burst may take that is followed by a rest, and askEvery, how often in a rest is asked
+// whether it may last.
 const (
 	longBurst = time.Second
-	restFor   = 2 * time.Second
 	askEvery  = 100 * time.Millisecond
 )
-
-// rest waits until it is time for the next burst, or somebody waits for changes.
-func (r *Receiver) rest(ctx context.Context, l Lane, until time.Time) error {
-	end := time.Now().Add(restFor)
-	if until.Before(end) {
-		end = until
-	}
-	for time.Now().Before(end) {
-		if calm, err := r.calm(ctx, l); err != nil || !calm {
-			return err
-		}
-		if err := pause(ctx, min(askEvery, time.Until(end))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // session is one run over one connection to the slot.
 type session struct {
 	r         *Receiver
 	lane      Lane
 	until     time.Time
-	burst     bool  // it ends with what blue has written by its beginning,
-	target    int64 // which is up to here
-	seen      int64 // what the reader has handed on is whole up to here
+	long      bool         // a burst before it was: no more of them
+	aimed     time.Time    // it ends with what blue had written by then,
+	target    atomic.Int64 // which is up to here
+	seen      int64        // what the reader has handed on is whole up to here
 	out       *Received
 	at        Position
 	confirmed atomic.Uint64 // committed in the spool: may be told to blue
@@ -172,10 +152,8 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.start(ctx, conn); err != nil {
 		return err
 	}
-	if s.burst {
-		if err := s.aim(ctx, blue); err != nil {
-			return err
-		}
+	if err := s.aim(ctx, blue); err != nil {
+		return err
 	}
 	if _, err := control.Exec(ctx, `UPDATE control.lane SET run_until = $4, heard_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND slot = $3`,
 		s.lane.Database, s.lane.Number, s.at.Slot, s.until); err != nil {
@@ -185,9 +163,7 @@ func (s *session) run(ctx context.Context) error {
 	events := make(chan event, 4096)
 	g, during := errgroup.WithContext(ctx)
 	ended, end := context.WithCancel(during)
-	if !s.burst {
-		g.Go(func() error { s.markBeforeEnd(ended, blue); return nil })
-	}
+	g.Go(func() error { return s.finish(ended, blue) })
 	g.Go(func() error {
 		defer close(events)
 		return s.read(during, conn, newDecoder(xid), events)
@@ -204,11 +180,76 @@ func (s *session) run(ctx context.Context) error {
 	return err
 }
 
-// aim has a burst end with what blue has written by now, and marks that in blue's WAL for the next one.
+// aim has the session end with what blue has written by now, if there may be a rest afterwards, and marks that in blue's
+// WAL for the next one.
 func (s *session) aim(ctx context.Context, blue *citus.Pool) error {
+	if s.long {
+		return nil
+	}
+	if rest, err := s.r.rests(ctx, s.lane); err != nil || rest <= 0 {
+		return err
+	}
+	s.aimed = time.Now()
 	s.markWAL(ctx, blue, markWait)
-	if err := blue.QueryRow(ctx, `SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint`).Scan(&s.target); err != nil {
+	var end int64
+	if err := blue.QueryRow(ctx, `SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint`).Scan(&end); err != nil {
 		return fmt.Errorf("stream: end of the WAL of %s: %w", s.lane.Database, err)
+	}
+	s.target.Store(end)
+	return nil
+}
+
+// finish asks from time to time whether the session may end for a rest, and marks blue's WAL before its end.
+func (s *session) finish(ctx context.Context, blue *citus.Pool) error {
+	for s.target.Load() == 0 {
+		left := time.Until(s.until) - markBefore
+		if pause(ctx, min(max(left, 0), Heartbeat)) != nil {
+			return nil
+		}
+		if left <= Heartbeat {
+			s.markWAL(ctx, blue, markBefore/2)
+			return nil
+		}
+		if err := s.aim(ctx, blue); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rest waits until it is time for the next burst.
+func (s *session) rest(ctx context.Context) error {
+	control, err := s.r.dbs.Control(ctx)
+	if err != nil {
+		return err
+	}
+	said := time.Now()
+	for began := said; ; {
+		d, err := s.r.rests(ctx, s.lane)
+		if err != nil {
+			return err
+		}
+		left := min(time.Until(began.Add(d)), time.Until(s.until))
+		if left <= 0 {
+			return nil
+		}
+		if err := pause(ctx, min(askEvery, left)); err != nil {
+			return err
+		}
+		if time.Since(said) > Heartbeat {
+			if err := s.alive(ctx, control); err != nil {
+				return err
+			}
+			said = time.Now()
+		}
+	}
+}
+
+// alive says that the receiver is at work although there is nothing to spool.
+func (s *session) alive(ctx context.Context, control *citus.Pool) error {
+	if _, err := control.Exec(ctx, `UPDATE control.lane SET heard_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND slot = $3`,
+		s.lane.Database, s.lane.Number, s.at.Slot); err != nil {
+		return fmt.Errorf("stream: heartbeat of lane %d of %s: %w", s.lane.Number, s.lane.Database, err)
 	}
 	return nil
 }
@@ -218,13 +259,6 @@ const (
 	markBefore = 1500 * time.Millisecond
 	markWait   = 100 * time.Millisecond
 )
-
-// markBeforeEnd marks blue's WAL shortly before the receiver's end.
-func (s *session) markBeforeEnd(ctx context.Context, blue *citus.Pool) {
-	if pause(ctx, time.Until(s.until)-markBefore) == nil {
-		s.markWAL(ctx, blue, markBefore/2)
-	}
-}
 
 // markWAL writes a record of the transactions that are open into blue's WAL: the next receiver's walsender begins to
 // decode at the last of these that was confirmed. PostgreSQL writes one every 15 s by itself, and decoding 15 s of a
@@ -386,7 +420,10 @@ func (s *session) report(ctx context.Context, conn *pgconn.PgConn) error {
 }
 
 // reached reports whether a burst has all that it began for.
-func (s *session) reached(d *decoder) bool { return s.burst && !d.open && s.seen >= s.target }
+func (s *session) reached(d *decoder) bool {
+	target := s.target.Load()
+	return target > 0 && !d.open && s.seen >= target
+}
 
 // receiver returns a function that waits for blue's next message, for about statusEvery at most, and no
 // longer than ctx. A context for each message would cost more than reading it.

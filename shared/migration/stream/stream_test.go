@@ -417,12 +417,12 @@ func TestAReceiverRestsWhileNobodyWaits(t *testing.T) {
 	insert("a")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var asked, waits atomic.Int64
+	var rest atomic.Int64
+	rest.Store(int64(2 * time.Second))
 	done := make(chan error, 1)
 	go func() {
-		_, err := stream.NewReceiver(w.Migrator, stream.Config{}, nil).RestsWhen(func(context.Context, stream.Lane) (bool, error) {
-			asked.Add(1)
-			return waits.Load() == 0, nil
+		_, err := stream.NewReceiver(w.Migrator, stream.Config{}, nil).Rests(func(context.Context, stream.Lane) (time.Duration, error) {
+			return time.Duration(rest.Load()), nil
 		}).Receive(ctx, w.lane)
 		done <- err
 	}()
@@ -435,13 +435,13 @@ func TestAReceiverRestsWhileNobodyWaits(t *testing.T) {
 	require.NoError(t, w.blue.QueryRow(t.Context(), `SELECT pg_current_wal_insert_lsn() - restart_lsn FROM pg_replication_slots WHERE slot_name = $1`, w.slot).Scan(&kept))
 	require.Less(t, kept, int64(1_000_000), "what the first burst has read is read again")
 
-	waits.Store(1)
+	rest.Store(0)
 	require.Eventually(t, read, time.Second, 5*time.Millisecond, "long before the end of the rest")
-	before := asked.Load()
 	insert("c")
 	require.Eventually(t, spooled(3), time.Second, 5*time.Millisecond)
 	require.Never(t, func() bool { return !read() }, 500*time.Millisecond, 20*time.Millisecond)
-	require.Equal(t, before, asked.Load(), "who reads on does not ask")
+	rest.Store(int64(2 * time.Second))
+	require.Eventually(t, func() bool { return !read() }, 3*time.Second, 5*time.Millisecond, "and rests again when it may")
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
 }
@@ -460,7 +460,9 @@ func TestALongBurstIsNotFollowedByARest(t *testing.T) {
 			if slow.CompareAndSwap(false, true) {
 				<-time.After(1100 * time.Millisecond)
 			}
-		}).RestsWhen(func(context.Context, stream.Lane) (bool, error) { asked.Add(1); return true, nil }).Receive(ctx, w.lane)
+		}).Rests(func(context.Context, stream.Lane) (time.Duration, error) {
+			return 100 * time.Millisecond, nil
+		}).Receive(ctx, w.lane)
 		done <- err
 	}()
 	require.Eventually(t, func() bool { return len(w.spool(t, w.id)) == 1 }, 5*time.Second, 5*time.Millisecond)

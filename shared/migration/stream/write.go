@@ -120,11 +120,7 @@ func (w *writer) beat(ctx context.Context) error {
 	if w.to != w.at.Spooled || len(w.rows) > 0 {
 		return nil // what was taken is committed next
 	}
-	if _, err := w.control.Exec(ctx, `UPDATE control.lane SET heard_at = clock_timestamp() WHERE database_name = $1 AND number = $2 AND slot = $3`,
-		w.lane.Database, w.lane.Number, w.at.Slot); err != nil {
-		return fmt.Errorf("stream: heartbeat of lane %d of %s: %w", w.lane.Number, w.lane.Database, err)
-	}
-	return nil
+	return w.alive(ctx, w.control)
 }
 
 func (w *writer) take(e event) {
