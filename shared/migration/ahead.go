@@ -45,12 +45,33 @@ func (m *Mover) moveAhead(ctx context.Context, run Run, blue *citus.Pool, l conv
 	if err := m.sendVacuumAway(ctx, blue, moves); err != nil {
 		return err
 	}
-	for some := range slices.Chunk(moves, m.cfg.FenceTenants) {
+	together, err := m.fenceTenants(ctx)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(moves, together) {
 		if err := m.cutOver(ctx, run, blue, session.Conn(), l, shape, some, c); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fenceTenants is how many tenants are fenced and flipped together. What is about one tenant Citus sends to one worker
+// as it is; what is about more it plans, spreads and commits in two phases, and all of them wait for that.
+func (m *Mover) fenceTenants(ctx context.Context) (int, error) {
+	if m.cfg.FenceTenants > 0 {
+		return m.cfg.FenceTenants, nil
+	}
+	control, err := m.control(ctx)
+	if err != nil {
+		return 0, err
+	}
+	isCitus, err := control.HasCitus(ctx)
+	if isCitus {
+		return 1, err
+	}
+	return 3, err
 }
 
 // cutOver brings tenants whose copy is verified to green. The fewer, the shorter they wait:
@@ -61,10 +82,16 @@ func (m *Mover) cutOver(ctx context.Context, run Run, blue *citus.Pool, session 
 	if err != nil || len(group) == 0 {
 		return err
 	}
+	armed := m.armMeanwhile(ctx, group)
+	defer func() { _ = armed() }()
 	counts, wrong, err := m.catchUp(ctx, blue, session, l, movesOf(group), c)
 	if err != nil {
 		return err
 	}
+	if err := armed(); err != nil {
+		return err
+	}
+	m.crash("gates armed")
 	if len(wrong) > 0 {
 		return m.refuse(ctx, movesOf(group), wrong)
 	}
@@ -346,27 +373,58 @@ func (m *Mover) copyYoung(ctx context.Context, from pgx.Tx, l convert.Layout, mo
 				}
 			}
 		}
-		b := &pgx.Batch{}
-		for _, n := range changed {
-			t := l.Tables[n.table]
-			b.Queue(`SELECT count(*) FROM `+quoted(l.GreenSchema, t.Name)+` WHERE tenant_id = $1`, moves[n.move].Tenant).QueryRow(func(row pgx.Row) error {
-				var rows int64
-				err := row.Scan(&rows)
-				if rows != n.rows {
-					odd[n.move] = append(odd[n.move], t)
-				}
-				return err
-			})
+		if c.apart { // green has all of blue's rows, but not as of one moment: the keys are proved later
+			keys = nil
 		}
-		if !c.apart { // green has all of blue's rows, and of those that are too many each fits the others as of one moment
-			queueOrphans(b, l, keys, moves)
+		rows, err := countGreen(ctx, green, l, moves, changed, keys)
+		for i, n := range changed {
+			if err == nil && rows[i] != n.rows {
+				odd[n.move] = append(odd[n.move], l.Tables[n.table])
+			}
 		}
-		return green.SendBatch(ctx, b).Close()
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("migration: copy what has changed: %w", err)
 	}
 	return odd, nil
+}
+
+// countGreen counts green's rows of tables, and proves foreign keys. One tenant's are one statement: to Citus each is a
+// plan and a journey.
+func countGreen(ctx context.Context, green pgx.Tx, l convert.Layout, moves []Move, tables []changedTable, keys []convert.ForeignKey) ([]int64, error) {
+	counts := make([]int64, len(tables))
+	if len(moves) > 1 {
+		b := &pgx.Batch{}
+		for i, n := range tables {
+			b.Queue(`SELECT count(*) FROM `+quoted(l.GreenSchema, l.Tables[n.table].Name)+` WHERE tenant_id = $1`, moves[n.move].Tenant).
+				QueryRow(func(row pgx.Row) error { return row.Scan(&counts[i]) })
+		}
+		queueOrphans(b, l, keys, moves)
+		return counts, green.SendBatch(ctx, b).Close()
+	}
+	parts := make([]string, 0, len(tables)+len(keys))
+	for i, n := range tables {
+		parts = append(parts, fmt.Sprintf(`SELECT %d, count(*) FROM %s WHERE tenant_id = $1`, i, quoted(l.GreenSchema, l.Tables[n.table].Name)))
+	}
+	for i, k := range keys {
+		parts = append(parts, fmt.Sprintf(`SELECT %d, count(*) FROM (%s) x`, len(tables)+i, orphans(l, k, `= $1`)))
+	}
+	rows, err := green.Query(ctx, strings.Join(parts, " UNION ALL "), moves[0].Tenant)
+	if err != nil {
+		return nil, err
+	}
+	var i int
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&i, &n}, func() error {
+		if i < len(tables) {
+			counts[i] = n
+		} else if n > 0 {
+			return orphaned(moves[0].Tenant, keys[i-len(tables)])
+		}
+		return nil
+	})
+	return counts, err
 }
 
 // replaceYoung copies tenants' young rows of a table over those that green has of the same

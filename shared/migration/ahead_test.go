@@ -29,7 +29,9 @@ func TestWritesBetweenCopyAndFence(t *testing.T) {
 		"children and parents": `DELETE FROM task; DELETE FROM project WHERE name = '4'; INSERT INTO task (tenant_id, id, project_id, title, status, priority, created_at, updated_at) SELECT tenant_id, gen_random_uuid(), id, 'new', 'todo', 0, now(), now() FROM project`,
 	} {
 		t.Run(name, func(t *testing.T) { writtenBetween(t, quick, sql, false, false) })
-		t.Run(name+" to more than is read again", func(t *testing.T) { writtenBetween(t, quick, sql, false, true) })
+		oneByOne := quick
+		oneByOne.FenceTenants = 1
+		t.Run(name+" to more than is read again", func(t *testing.T) { writtenBetween(t, oneByOne, sql, false, true) })
 		t.Run(name+" while an old transaction is open", func(t *testing.T) { writtenBetween(t, quick, sql, true, true) })
 		switch name {
 		case "another key", "delete and put back", "truncate", "all rows":
@@ -84,6 +86,41 @@ func writtenBetween(t *testing.T, cfg migration.Config, sql string, old, large b
 	if cfg.AheadMax >= 0 { // online, rows are counted as they were copied
 		require.EqualValues(t, rows, status.RowsMoved)
 	}
+}
+
+// A row that came between copy and fence and refers to none that exists, because somebody has switched blue's keys off,
+// stops the flip of its tenant and of no other.
+func TestARowWithoutItsPartnerStopsTheFlip(t *testing.T) {
+	for name, together := range map[string]int{"one by one": 1, "together": 2} {
+		t.Run(name, func(t *testing.T) {
+			eachServer(t, func(t *testing.T, w *world) { withoutPartner(t, w, together) })
+		})
+	}
+}
+
+func withoutPartner(t *testing.T, w *world, together int) {
+	ids := blueTenants(t, w, 2)
+	cfg := quick
+	cfg.FenceTenants = together
+	written := false
+	w.Mover = migration.New(w.Migrator, w.Queue, cfg, migration.WithCrashPoints(func(at string) {
+		if at == "copy verified" && !written {
+			written = true
+			execSQL(t, w.BlueAdmin, `SET session_replication_role = 'replica'; INSERT INTO `+blueSchema(ids[0])+`.task (tenant_id, id, project_id, title, status, priority, created_at, updated_at)
+				VALUES ('`+ids[0].String()+`', gen_random_uuid(), gen_random_uuid(), 'lost', 'todo', 0, now(), now())`)
+			_, err := addProject(t.Context(), w.Door, ids[1], "more")
+			require.NoError(t, err)
+		}
+	}))
+	run := start(t, w, ids, 10)
+	w.drain(t)
+	status := inspect(t, w, run)
+	require.Equal(t, migration.Counts{migration.Green: 1, migration.Blue: 1}, status.Counts, "%+v", status.Failed)
+	require.Equal(t, ids[0], status.Failed[0].Tenant)
+	require.Regexp(t, `table task: a row refers by \w+ to a row of project that does not exist`, status.Failed[0].Error)
+	var captured int
+	require.NoError(t, w.Control.QueryRow(t.Context(), `SELECT count(*) FROM coditect.captured`).Scan(&captured))
+	require.Zero(t, captured, "what the mover writes is no change to bring back, though the gate is armed")
 }
 
 // Rows that look otherwise than when they were copied, though nobody has written them, are found: here, by a label that

@@ -80,6 +80,10 @@ func (m *Mover) moveFenced(ctx context.Context, run Run, blue *citus.Pool, l con
 		return m.refuse(ctx, moves, wrong)
 	}
 	m.crash("verified")
+	if err := m.armGates(ctx, moves); err != nil {
+		return err
+	}
+	m.crash("gates armed")
 	return m.flip(ctx, run, blue, l, group, []int64{count})
 }
 
@@ -147,7 +151,7 @@ func movesOf(group []fenced) []Move {
 	return out
 }
 
-// flip changes the home of verified tenants: the directory, green's gate and the move
+// flip changes the home of verified tenants, whose gates are armed: the directory, green's gate and the move
 // in one commit. Before it every tenant of the group lives in blue, after it in green.
 // The gate in blue closes a moment earlier, so that nobody reads there what has been
 // changed in green.
@@ -160,12 +164,6 @@ func (m *Mover) flip(ctx context.Context, run Run, blue *citus.Pool, l convert.L
 	isCitus, err := control.HasCitus(ctx)
 	if err != nil {
 		return err
-	}
-	if isCitus {
-		if err := m.armGates(ctx, control, moves); err != nil {
-			return err
-		}
-		m.crash("gates armed")
 	}
 	if err := closeGates(ctx, blue, moves); err != nil {
 		return err

@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,8 +25,15 @@ const armGate = `INSERT INTO coditect.write_gate AS g (tenant_id, capture, token
 // armGates arms the gates of tenants that are fenced in blue, on Citus: there the gate is on a
 // worker and the flip on the coordinator, so it is a commit of its own, before the flip. Until
 // then nobody can enter the tenant in green, and a flip that fails leaves an open gate that leads
-// nowhere.
-func (m *Mover) armGates(ctx context.Context, control *citus.Pool, moves []Move) error {
+// nowhere. Elsewhere it is a part of the flip.
+func (m *Mover) armGates(ctx context.Context, moves []Move) error {
+	control, err := m.control(ctx)
+	if err != nil {
+		return err
+	}
+	if isCitus, err := control.HasCitus(ctx); err != nil || !isCitus {
+		return err
+	}
 	for _, v := range moves {
 		// The worker that has the tenant's rows: its first writer has not to say so, and nobody waits for that.
 		var node int
@@ -39,6 +47,14 @@ func (m *Mover) armGates(ctx context.Context, control *citus.Pool, moves []Move)
 		}
 	}
 	return nil
+}
+
+// armMeanwhile arms the gates of a fenced group while its last changes are brought over. What it returns waits for
+// that, as often as it is called.
+func (m *Mover) armMeanwhile(ctx context.Context, group []fenced) (armed func() error) {
+	done := make(chan error, 1)
+	go func() { done <- m.armGates(ctx, movesOf(group)) }()
+	return sync.OnceValue(func() error { return <-done })
 }
 
 // openGate lets writers in again. A gate that a newer token has touched stays as it is.

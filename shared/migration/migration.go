@@ -46,7 +46,7 @@ func (m *Mover) enqueue(ctx context.Context, t StepTask, after time.Time) error 
 type Config struct {
 	StepBudget   time.Duration `env:"CODITECT_STEP_BUDGET,default=10s"`         // a step begins nothing new after this; keep it well below the queue's dispatch deadline
 	GroupTenants int           `env:"CODITECT_GROUP_TENANTS,default=24"`        // tenants that are copied together, at most
-	FenceTenants int           `env:"CODITECT_FENCE_TENANTS,default=3"`         // and of these, how many are fenced and flipped together
+	FenceTenants int           `env:"CODITECT_FENCE_TENANTS"`                   // and of these, how many are fenced and flipped together; 0: 3, or 1 where green has Citus
 	AheadMax     int64         `env:"CODITECT_AHEAD_MAX,default=16777216"`      // bytes of the largest tenant that is copied in one step, before its fence goes up; a larger one moves online
 	GroupBytes   int64         `env:"CODITECT_GROUP_BYTES,default=4194304"`     // and the bytes of their rows, at most (one tenant may exceed it alone)
 	ChunkPages   int64         `env:"CODITECT_CHUNK_PAGES,default=8192"`        // 8 kB pages of a big table copied in one transaction
@@ -82,9 +82,6 @@ func (c Config) withDefaults() Config {
 	def(&c.Observation, 30*24*time.Hour)
 	if c.GroupTenants <= 0 {
 		c.GroupTenants = 24
-	}
-	if c.FenceTenants <= 0 {
-		c.FenceTenants = 3
 	}
 	if c.GroupBytes <= 0 {
 		c.GroupBytes = 4 << 20

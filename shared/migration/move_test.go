@@ -93,6 +93,9 @@ func TestOwnTenantsMove(t *testing.T) {
 
 func TestNothingIsLostUnderTraffic(t *testing.T) {
 	t.Run("ahead", func(t *testing.T) { nothingIsLost(t, quick) })
+	together := quick
+	together.FenceTenants = 3
+	t.Run("ahead, three together", func(t *testing.T) { nothingIsLost(t, together) })
 	t.Run("fenced", func(t *testing.T) { nothingIsLost(t, fencedFirst) })
 	t.Run("online", func(t *testing.T) { nothingIsLost(t, online) })
 }

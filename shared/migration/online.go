@@ -264,6 +264,8 @@ func (o *onlineMove) cutOver(ctx context.Context) error {
 		return err
 	}
 	o.v.State = Fenced
+	armed := o.m.armMeanwhile(ctx, group)
+	defer func() { _ = armed() }()
 	var end *watermark
 	err = both(ctx,
 		func(ctx context.Context) error { return o.m.moveSequences(ctx, o.blue, o.l, []Move{o.v}) },
@@ -283,6 +285,10 @@ func (o *onlineMove) cutOver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := armed(); err != nil {
+		return err
+	}
+	o.m.crash("gates armed")
 	if err := o.m.flip(ctx, o.run, o.blue, o.l, group, []int64{rows}); err != nil {
 		return err
 	}

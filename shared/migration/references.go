@@ -104,7 +104,7 @@ func checkReferences(ctx context.Context, to pgx.Tx, l convert.Layout, renewed [
 		if !k.RefPublic || !slices.Contains(renewed, k.RefTable) {
 			continue
 		}
-		rows, err := to.Query(ctx, orphans(l, k), living)
+		rows, err := to.Query(ctx, orphans(l, k, `= ANY($1)`), living)
 		if err != nil {
 			return fmt.Errorf("migration: check key %s: %w", k.Name, err)
 		}

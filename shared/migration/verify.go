@@ -123,19 +123,21 @@ func (m *Mover) proveKeys(ctx context.Context, l convert.Layout, keys []convert.
 // queueOrphans adds the proof of foreign keys; a row without its partner is a mismatch.
 func queueOrphans(b *pgx.Batch, l convert.Layout, keys []convert.ForeignKey, moves []Move) {
 	for _, k := range keys {
-		b.Queue(orphans(l, k), tenantsOf(moves)).Query(func(rows pgx.Rows) error {
+		b.Queue(orphans(l, k, `= ANY($1)`), tenantsOf(moves)).Query(func(rows pgx.Rows) error {
 			var id tenant.ID
-			_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
-				return &mismatch{id, fault.New(fault.Conflict, "orphaned_rows", "tenant %s, table %s: a row refers by %s to a row of %s that does not exist", id, k.Table, k.Name, k.RefTable)}
-			})
+			_, err := pgx.ForEachRow(rows, []any{&id}, func() error { return orphaned(id, k) })
 			return err
 		})
 	}
 }
 
-// orphans is the anti-join that proves one foreign key: rows were copied with the
-// keys' triggers off.
-func orphans(l convert.Layout, k convert.ForeignKey) string {
+func orphaned(id tenant.ID, k convert.ForeignKey) error {
+	return &mismatch{id, fault.New(fault.Conflict, "orphaned_rows", "tenant %s, table %s: a row refers by %s to a row of %s that does not exist", id, k.Table, k.Name, k.RefTable)}
+}
+
+// orphans is the anti-join that proves one foreign key, of the tenants for which a condition holds: rows were copied
+// with the keys' triggers off.
+func orphans(l convert.Layout, k convert.ForeignKey, tenants string) string {
 	on := []string{}
 	if !k.RefPublic {
 		on = append(on, "p.tenant_id = c.tenant_id")
@@ -149,8 +151,8 @@ func orphans(l convert.Layout, k convert.ForeignKey) string {
 	if k.RefPublic {
 		ref = quoted(l.PublicSchema, k.RefTable)
 	}
-	return fmt.Sprintf(`SELECT c.tenant_id FROM %s c LEFT JOIN %s p ON %s WHERE c.tenant_id = ANY($1) AND %s AND p.%s IS NULL LIMIT 1`,
-		quoted(l.GreenSchema, k.Table), ref, strings.Join(on, " AND "), strings.Join(set, " AND "), quoted(k.RefColumns[0]))
+	return fmt.Sprintf(`SELECT c.tenant_id FROM %s c LEFT JOIN %s p ON %s WHERE c.tenant_id %s AND %s AND p.%s IS NULL LIMIT 1`,
+		quoted(l.GreenSchema, k.Table), ref, strings.Join(on, " AND "), tenants, strings.Join(set, " AND "), quoted(k.RefColumns[0]))
 }
 
 // mismatch is a difference between blue and green: this tenant must not be flipped.

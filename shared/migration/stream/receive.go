@@ -163,7 +163,7 @@ func (s *session) run(ctx context.Context) error {
 	events := make(chan event, 4096)
 	g, during := errgroup.WithContext(ctx)
 	ended, end := context.WithCancel(during)
-	g.Go(func() error { return s.finish(ended, blue) })
+	g.Go(func() error { s.finish(ended, blue); return nil })
 	g.Go(func() error {
 		defer close(events)
 		return s.read(during, conn, newDecoder(xid), events)
@@ -199,22 +199,20 @@ func (s *session) aim(ctx context.Context, blue *citus.Pool) error {
 	return nil
 }
 
-// finish asks from time to time whether the session may end for a rest, and marks blue's WAL before its end.
-func (s *session) finish(ctx context.Context, blue *citus.Pool) error {
+// finish asks from time to time whether the session may end for a rest, and marks blue's WAL before its end. It reads on
+// when nobody can say.
+func (s *session) finish(ctx context.Context, blue *citus.Pool) {
 	for s.target.Load() == 0 {
 		left := time.Until(s.until) - markBefore
 		if pause(ctx, min(max(left, 0), Heartbeat)) != nil {
-			return nil
+			return
 		}
 		if left <= Heartbeat {
 			s.markWAL(ctx, blue, markBefore/2)
-			return nil
+			return
 		}
-		if err := s.aim(ctx, blue); err != nil && ctx.Err() == nil {
-			return err
-		}
+		_ = s.aim(ctx, blue)
 	}
-	return nil
 }
 
 // rest waits until it is time for the next burst.
